@@ -1,0 +1,71 @@
+"""Eager checks of arguments: a plain `ValueError` before anything is compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def require(ok: bool, argument: str, value: Any, expected: str) -> None:
+    """Raises a `ValueError` that names the argument, what came and what was expected, unless `ok`.
+
+    Args:
+        ok: Whether the argument is good.
+        argument: Its name.
+        value: What came.
+        expected: What was expected, in words.
+
+    Raises:
+        ValueError: If not `ok`.
+
+    Example:
+        >>> require(0 < 3, "steps", 3, "at least 1")
+        >>> require(0 < -1, "steps", -1, "at least 1")
+        Traceback (most recent call last):
+        ValueError: steps must be at least 1, got -1.
+    """
+    if not ok:
+        raise ValueError(f"{argument} must be {expected}, got {value}.")
+
+
+def require_values(good: Callable[[np.ndarray], Any], argument: str, values: Any, expected: str) -> None:
+    """Like `require` for the entries of an array; a traced array has no values yet and passes.
+
+    Args:
+        good: A predicate of the array as NumPy sees it, entry by entry.
+        argument: Its name.
+        values: The array.
+        expected: What was expected of each entry, in words.
+
+    Raises:
+        ValueError: If any entry is not good.
+
+    Example:
+        >>> require_values(lambda b: b > 0, "b", np.array([0.5, -0.5]), "positive")
+        Traceback (most recent call last):
+        ValueError: b must be positive, got [-0.5].
+    """
+    if isinstance(values, jax.core.Tracer):
+        return
+    array = np.asarray(values)
+    bad = array[~np.asarray(good(array))] if array.ndim else array
+    require(bool(np.all(good(array))), argument, bad, expected)
+
+
+def require_shape(x: Any, dim: int) -> None:
+    """Raises a `ValueError` unless a point has the dimension of the target.
+
+    Args:
+        x: The point.
+        dim: The dimension.
+
+    Raises:
+        ValueError: If the shape of `x` is not `(dim,)`.
+
+    Example:
+        >>> require_shape(np.zeros(3), 2)
+        Traceback (most recent call last):
+        ValueError: the shape of x must be (2,), the dimension of the target, got (3,).
+    """
+    require(np.shape(x) == (dim,), "the shape of x", np.shape(x), f"({dim},), the dimension of the target")

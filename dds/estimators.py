@@ -1,0 +1,188 @@
+r"""What log weights tell: $\log Z$, bounds on it, how many samples they are worth, and corrected samples.
+
+All take the log weights of independent paths. Over paths of the sampler $\mathbb E[w] = Z$; over paths noised from exact
+samples of the target $\mathbb E[1/w] = 1/Z$, and these also see the modes that the sampler misses.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from beartype import beartype
+from jaxtyping import Array, Float, Int, jaxtyped
+
+from dds.checks import require
+from dds.types import KeyArray, Scalar
+
+
+class Estimate(NamedTuple):
+    """An estimate with its standard error.
+
+    Attributes:
+        value: The estimate.
+        standard_error: Its standard error.
+    """
+
+    value: Scalar
+    standard_error: Scalar
+
+
+@jaxtyped(typechecker=beartype)
+def log_z(log_weights: Float[Array, " paths"]) -> Estimate:
+    r"""The log normalising constant, $\log \frac1N \sum_n w_n$: consistent, and a lower bound on average.
+
+    Args:
+        log_weights: Log weights of paths of the sampler.
+
+    Returns:
+        The estimate; its standard error is that of the mean weight, relative to it (delta method). It is an underestimate where the
+        weights are heavy-tailed: see `pareto_k`.
+
+    Example:
+        >>> estimate = log_z(jnp.array([0.0, jnp.log(3.0)]))
+        >>> round(float(jnp.exp(estimate.value)), 4), round(float(estimate.standard_error), 4)
+        (2.0, 0.5)
+    """
+    paths = log_weights.size
+    value = jax.nn.logsumexp(log_weights) - jnp.log(paths)
+    return Estimate(value, jnp.std(jnp.exp(log_weights - value), ddof=1) / jnp.sqrt(paths))
+
+
+@jaxtyped(typechecker=beartype)
+def elbo(log_weights: Float[Array, " paths"]) -> Estimate:
+    r"""The evidence lower bound, $\mathbb E[\log w] \le \log Z$.
+
+    Args:
+        log_weights: Log weights of paths of the sampler.
+
+    Returns:
+        The mean and its standard error.
+
+    References:
+        Vargas, Grathwohl and Doucet (2023), equation 20.
+
+    Example:
+        >>> float(elbo(jnp.array([-1.0, -3.0])).value)
+        -2.0
+    """
+    return Estimate(jnp.mean(log_weights), jnp.std(log_weights, ddof=1) / jnp.sqrt(log_weights.size))
+
+
+@jaxtyped(typechecker=beartype)
+def eubo(log_weights: Float[Array, " paths"]) -> Estimate:
+    r"""The evidence upper bound, $\mathbb E_{\text{target}}[\log w] \ge \log Z$.
+
+    Args:
+        log_weights: Log weights of paths noised from exact samples of the target: `dds.ou.noise_path`, then `dds.sampler.retrace`.
+
+    Returns:
+        The mean and its standard error.
+
+    References:
+        Blessing, Jia, Esslinger, Vargas and Neumann (2024), section 3.
+
+    Example:
+        >>> float(eubo(jnp.array([1.0, 3.0])).value)
+        2.0
+    """
+    return elbo(log_weights)
+
+
+@jaxtyped(typechecker=beartype)
+def effective_sample_size(log_weights: Float[Array, " paths"]) -> Scalar:
+    r"""The effective sample size of the sampler's paths, as a fraction, $\left(\sum w\right)^2 / \left(N \sum w^2\right)$.
+
+    A sampler that misses a mode does not see the weights that it should have had there: its fraction can be near one.
+
+    Args:
+        log_weights: Log weights of paths of the sampler.
+
+    Returns:
+        The fraction, in (0, 1].
+
+    Example:
+        >>> round(float(effective_sample_size(jnp.zeros(5))), 4)
+        1.0
+    """
+    log_sum, log_sum_squares = jax.nn.logsumexp(log_weights), jax.nn.logsumexp(2 * log_weights)
+    return jnp.exp(2 * log_sum - log_sum_squares) / log_weights.size
+
+
+@jaxtyped(typechecker=beartype)
+def forward_effective_sample_size(log_weights: Float[Array, " paths"]) -> Scalar:
+    r"""The same fraction seen from the target, $N^2 / \left(\sum w \sum 1/w\right)$: a missed mode brings it to zero.
+
+    Args:
+        log_weights: Log weights of paths noised from exact samples of the target.
+
+    Returns:
+        The fraction, in (0, 1].
+
+    References:
+        Blessing, Jia, Esslinger, Vargas and Neumann (2024), section 3.
+
+    Example:
+        >>> round(float(forward_effective_sample_size(jnp.zeros(5))), 4)
+        1.0
+    """
+    log_mean, log_mean_inverse = (jax.nn.logsumexp(sign * log_weights) - jnp.log(log_weights.size) for sign in (1, -1))
+    return jnp.exp(-log_mean - log_mean_inverse)
+
+
+@jaxtyped(typechecker=beartype)
+def resample(key: KeyArray, log_weights: Float[Array, " paths"], count: int) -> Int[Array, " count"]:
+    """Draws indices of paths in proportion to their weights, by systematic resampling.
+
+    Args:
+        key: The random key.
+        log_weights: Log weights of paths of the sampler.
+        count: How many to draw, at least 1.
+
+    Returns:
+        The indices, in increasing order.
+
+    Raises:
+        ValueError: If `count` is below 1.
+
+    References:
+        Douc, Cappe and Moulines (2005), section 2.4.
+
+    Example:
+        >>> resample(jax.random.key(0), jnp.log(jnp.array([0.25, 0.75])), 4).tolist()
+        [0, 1, 1, 1]
+    """
+    require(count >= 1, "count", count, "at least 1")
+    positions = (jnp.arange(count) + jax.random.uniform(key, (), log_weights.dtype)) / count
+    cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
+    return jnp.searchsorted(cumulative / cumulative[-1], positions, side="right").clip(0, log_weights.size - 1)
+
+
+@jaxtyped(typechecker=beartype)
+def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
+    """The shape of the generalised Pareto law that fits the largest weights: how heavy their tail is.
+
+    Below 0.5 the weights have a variance; up to 0.7 estimates are usable; above, neither `log_z` nor its standard error can be
+    trusted. It sees only tails that the sampler reaches. Outside of compiled code; needs the package arviz-stats.
+
+    Args:
+        log_weights: Log weights of paths of the sampler.
+
+    Returns:
+        The shape; `-inf` for constant weights, `inf` where a weight is infinite or not a number.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao and Gabry (2024), section 3.
+
+    Example:
+        >>> pareto_k(jnp.log(jnp.arange(1.0, 1001.0))) < 0.5
+        True
+    """
+    from arviz_stats.base import array_stats
+
+    values = np.asarray(log_weights, dtype=np.float64)
+    if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():
+        return float("inf")
+    if np.ptp(values) == 0:
+        return float("-inf")
+    return float(array_stats.psislw(values)[1])
