@@ -1,7 +1,7 @@
 r"""What log weights tell: $\log Z$, bounds on it, how many samples they are worth, and corrected samples.
 
-All take the log weights of independent paths. Over paths of the sampler $\mathbb E[w] = Z$; over paths noised from exact
-samples of the target $\mathbb E[1/w] = 1/Z$, and these also see the modes that the sampler misses.
+All take the log weights of independent paths. Over paths of the sampler $\mathbb E[w] = Z$; over paths noised from
+exact samples of the target $\mathbb E[1/w] = 1/Z$, and these also see the modes that the sampler misses.
 """
 
 from typing import NamedTuple
@@ -36,8 +36,8 @@ def log_z(log_weights: Float[Array, " paths"]) -> Estimate:
         log_weights: Log weights of paths of the sampler.
 
     Returns:
-        The estimate; its standard error is that of the mean weight, relative to it (delta method). It is an underestimate where the
-        weights are heavy-tailed: see `pareto_k`.
+        The estimate; its standard error is that of the mean weight, relative to it (delta method). It is an
+        underestimate where the weights are heavy-tailed: see `pareto_k`.
 
     Example:
         >>> estimate = log_z(jnp.array([0.0, jnp.log(3.0)]))
@@ -60,7 +60,7 @@ def elbo(log_weights: Float[Array, " paths"]) -> Estimate:
         The mean and its standard error.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), equation 20.
+        Vargas, Grathwohl and Doucet (2023), section 3.
 
     Example:
         >>> float(elbo(jnp.array([-1.0, -3.0])).value)
@@ -74,7 +74,8 @@ def eubo(log_weights: Float[Array, " paths"]) -> Estimate:
     r"""The evidence upper bound, $\mathbb E_{\text{target}}[\log w] \ge \log Z$.
 
     Args:
-        log_weights: Log weights of paths noised from exact samples of the target: `dds.ou.noise_path`, then `dds.sampler.retrace`.
+        log_weights: Log weights of paths noised from exact samples of the target: `dds.ou.noise_path`, then
+            `dds.sampler.retrace`.
 
     Returns:
         The mean and its standard error.
@@ -91,7 +92,7 @@ def eubo(log_weights: Float[Array, " paths"]) -> Estimate:
 
 @jaxtyped(typechecker=beartype)
 def effective_sample_size(log_weights: Float[Array, " paths"]) -> Scalar:
-    r"""The effective sample size of the sampler's paths, as a fraction, $\left(\sum w\right)^2 / \left(N \sum w^2\right)$.
+    r"""The effective sample size of the sampler's paths, as a fraction: $(\sum w)^2 / (N \sum w^2)$.
 
     A sampler that misses a mode does not see the weights that it should have had there: its fraction can be near one.
 
@@ -162,8 +163,9 @@ def resample(key: KeyArray, log_weights: Float[Array, " paths"], count: int) -> 
 def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
     """The shape of the generalised Pareto law that fits the largest weights: how heavy their tail is.
 
-    Below 0.5 the weights have a variance; up to 0.7 estimates are usable; above, neither `log_z` nor its standard error can be
-    trusted. It sees only tails that the sampler reaches. Outside of compiled code; needs the package arviz-stats.
+    Below 0.5 the weights have a variance; up to 0.7 estimates are usable; above, neither `log_z` nor its standard
+    error can be trusted. It sees only tails that the sampler reaches. Outside of compiled code; needs the package
+    arviz-stats.
 
     Args:
         log_weights: Log weights of paths of the sampler.
@@ -185,4 +187,5 @@ def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
         return float("inf")
     if np.ptp(values) == 0:
         return float("-inf")
-    return float(array_stats.psislw(values)[1])
+    # psislw takes log likelihoods, which are minus log weights.
+    return float(array_stats.psislw(-values)[1])

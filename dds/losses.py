@@ -8,10 +8,11 @@ $$ \log w = \log \gamma(y_K) + \sum_k \log B_k(y_k \mid y_{k+1}) - \log p_0(y_0)
 The noising process satisfies detailed balance with its stationary law $\pi = \mathcal N(0, \sigma^2 I)$, so with
 its own steps $R_k$, $B_k(y_k \mid y_{k+1}) = R_k(y_{k+1} \mid y_k)\,\pi(y_k) / \pi(y_{k+1})$ and
 
-$$ \log w = \log\frac{\gamma(y_K)}{\pi(y_K)} + \log\frac{\pi(y_0)}{p_0(y_0)} + \sum_k \log \frac{R_k(y_{k+1} \mid y_k)}{F_k(y_{k+1} \mid y_k)}, $$
+$$ \log w = \log\frac{\gamma(y_K)}{\pi(y_K)} + \log\frac{\pi(y_0)}{p_0(y_0)}
+   + \sum_k \log \frac{R_k(y_{k+1} \mid y_k)}{F_k(y_{k+1} \mid y_k)}, $$
 
-the paper's form: for DDS each term of the sum is $-\sqrt{b_k}\,u \cdot \epsilon_k / \sigma - b_k \lVert u \rVert^2 / 2\sigma^2$. It is
-the one computed here, for in it no two large numbers cancel.
+the paper's form: for DDS each term of the sum is $-\sqrt{b_k}\,u \cdot \epsilon_k / \sigma - b_k \lVert u \rVert^2 /
+2\sigma^2$. It is the one computed here, for in it no two large numbers cancel.
 
 | loss | paths | view |
 |---|---|---|
@@ -43,11 +44,11 @@ def log_weight(path: Path, noising: OU, log_density: LogDensity) -> Scalar:
         The log weight.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), equations 20 and 21.
+        Vargas, Grathwohl and Doucet (2023), section 3.
 
     Example:
         >>> from dds import ou, reversal, sampler, schedules, types
-        >>> noising = ou.process(schedules.cosine(8), 1.0)
+        >>> noising = ou.process(schedules.cosine(8, total=2.0), 1.0)
         >>> zero = reversal.denoising_kernel(noising, lambda y, k: jnp.zeros_like(y))
         >>> reference = ou.stationary(noising, 2)
         >>> path = sampler.sample_path(jax.random.key(0), types.Sampler(reference, noising, zero))
@@ -68,7 +69,10 @@ def log_weight(path: Path, noising: OU, log_density: LogDensity) -> Scalar:
 
 @jaxtyped(typechecker=beartype)
 def reverse_kl(log_weights: Float[Array, " paths"]) -> Scalar:
-    r"""The paper's loss, $-\frac1N \sum_n \log w_n$: the reverse Kullback-Leibler divergence of path measures, less $\log Z$.
+    r"""The paper's loss, $-\frac1N \sum_n \log w_n$.
+
+    It estimates the Kullback-Leibler divergence from the law of the sampler's paths to that of the noised target, less
+    $\log Z$.
 
     Args:
         log_weights: Log weights of paths of the sampler, with gradients flowing through the paths.
@@ -77,7 +81,7 @@ def reverse_kl(log_weights: Float[Array, " paths"]) -> Scalar:
         The loss, the negative of the ELBO.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), equation 20.
+        Vargas, Grathwohl and Doucet (2023), section 3.
 
     Example:
         >>> float(reverse_kl(jnp.array([-1.0, -3.0])))
@@ -91,7 +95,8 @@ def log_variance(log_weights: Float[Array, " paths"]) -> Scalar:
     r"""The log-variance loss, $\mathrm{Var}_n[\log w_n]$ over paths that carry no gradient themselves.
 
     Args:
-        log_weights: Log weights of two or more paths, of any origin, retraced from trajectories under `jax.lax.stop_gradient`.
+        log_weights: Log weights of two or more paths, of any origin, retraced from trajectories under
+            `jax.lax.stop_gradient`.
 
     Returns:
         The loss, unbiased for the variance.

@@ -1,7 +1,8 @@
 r"""Control networks: each a `Network` of three pure functions.
 
-`init` draws the parameters; `tabulate` computes, once for all steps and all paths, whatever depends on the step and not on
-the state; `apply` does the rest at one state. A network of your own, from any library or none, is the same three functions.
+`init` draws the parameters; `tabulate` computes, once for all steps and all paths, whatever depends on the step and
+not on the state; `apply` does the rest at one state. A network of your own, from any library or none, is the same
+three functions.
 """
 
 from collections.abc import Callable
@@ -28,8 +29,8 @@ def mlp(
 ) -> Network:
     r"""The paper's network, $u(y, k) = \mathrm{MLP}(y, e_k) + g_k \odot \mathrm{clip}(\nabla\log\gamma(y))$.
 
-    The time embedding $e_k$ and the gate $g_k$ are perceptrons of Fourier features of $k / K$. The last layers of the MLP and
-    of the gate start at zero, so that training starts from the reference process.
+    The time embedding $e_k$ and the gate $g_k$ are perceptrons of Fourier features of $k / K$. The last layers of the
+    MLP and of the gate start at zero, so that training starts from the reference process.
 
     Args:
         dim: The dimension of the state, at least 1.
@@ -37,11 +38,11 @@ def mlp(
         width: The units of every hidden layer, at least 1.
         depth: The hidden layers of the MLP, at least 1.
         activation: The activation.
-        score_clip: The bound on each coordinate of the score, positive, or `None`. A steep target has scores that no float can
-            square: unbounded, one step can throw a path to where no gradient brings it back. The weights stay exact whatever the
-            bound.
-        stop_score: Whether no gradient flows through the score, as in the authors' program. It makes the gradient of the
-            loss biased, so by default it flows.
+        score_clip: The bound on each coordinate of the score, positive, or `None`. A steep target has scores that no
+            float can square: unbounded, one step can throw a path to where no gradient brings it back. The weights
+            stay exact whatever the bound.
+        stop_score: Whether no gradient flows through the score, as in the authors' program. It makes the gradient of
+            the loss biased, so by default it flows.
 
     Returns:
         The network.
@@ -50,7 +51,7 @@ def mlp(
         ValueError: If `dim`, `width` or `depth` is below 1, or `score_clip` is not positive.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), section 4; Zhang and Chen (2022), equation 15.
+        Vargas, Grathwohl and Doucet (2023), section 4, after Zhang and Chen (2022).
 
     Example:
         >>> network = mlp(2, lambda y: -y)

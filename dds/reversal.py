@@ -1,15 +1,16 @@
 r"""The time reversal of the forward process, and the denoising kernels that follow it.
 
-In OU time the time reversal drifts with $y + 2\sigma^2 \nabla\log p_t(y)$. Written against the stationary process, whose reversal
-is itself, this is $-y + 2u$ with the *control*
+In OU time the time reversal drifts with $y + 2\sigma^2 \nabla\log p_t(y)$. Written against the stationary process,
+whose reversal is itself, this is $-y + 2u$ with the *control*
 
 $$ u(y) = \sigma^2 \nabla \log \frac{p_t(y)}{\mathcal N(y; 0, \sigma^2 I)} = y + \sigma^2 \nabla \log p_t(y) $$
 
-(the paper's $\sigma^2 \nabla \log \phi_t$), which is zero when the target is the reference. The denoising kernel of DDS is the
-reference step with the control added to its mean, $F_k(\cdot \mid y) = \mathcal N(\sqrt{1 - b_k}\,y + b_k u(y, k),\; \sigma^2 b_k I)$.
+(the paper's $\sigma^2 \nabla \log \phi_t$), which is zero when the target is the reference. The denoising kernel of
+DDS is the reference step with the control added to its mean, $F_k(\cdot \mid y) = \mathcal N(\sqrt{1 - b_k}\,y + b_k
+u(y, k),\; \sigma^2 b_k I)$.
 
-A kernel is kept as the law of the *increment* $y_{k+1} - \sqrt{1 - b_k}\,y_k$: so its ratio to the reference, which the weights need,
-is had without subtracting nearly equal states.
+A kernel is kept as the law of the *increment* $y_{k+1} - \sqrt{1 - b_k}\,y_k$: so its ratio to the reference, which
+the weights need, is had without subtracting nearly equal states.
 """
 
 import jax
@@ -34,7 +35,7 @@ def control(y: State, score: State, sigma: Scalar) -> State:
         The control.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), section 2.3.
+        Vargas, Grathwohl and Doucet (2023), section 2.
 
     Example:
         >>> y = jnp.array([1.0, 2.0])
@@ -57,7 +58,7 @@ def drift(y: State, score: State, sigma: Scalar) -> State:
         The drift.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), equation 3.
+        Vargas, Grathwohl and Doucet (2023), section 2.
 
     Example:
         >>> y = jnp.array([1.0, 2.0])
@@ -80,12 +81,12 @@ def denoising_kernel(process: OU, control: Control, rows: Row = None) -> Kernel:
         The kernel, as the law of the increment, $\mathcal N(b_k u, \sigma^2 b_k I)$.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), section 3.2; there the factor of the control is $2 (1 - \sqrt{1 - b}) = b + O(b^2)$, in the authors'
-        program it is $b$, as here.
+        Vargas, Grathwohl and Doucet (2023), section 3; there the factor of the control is $2 (1 - \sqrt{1 - b}) = b
+        + O(b^2)$, in the authors' program it is $b$, as here.
 
     Example:
         >>> from dds import schedules
-        >>> forward = ou.process(schedules.constant(8), 1.0)
+        >>> forward = ou.process(schedules.constant(8, total=4.0), 1.0)
         >>> kernel = denoising_kernel(forward, lambda y, k: -y / (k + 1))
         >>> kernel.apply(jnp.ones(2), (jnp.array(0), jnp.array(0.5))).mean.tolist()
         [-0.5, -0.5]
@@ -103,7 +104,10 @@ def denoising_kernel(process: OU, control: Control, rows: Row = None) -> Kernel:
 def gaussian_marginal(
     process: OU, mean: State, covariance: Float[Array, "dim dim"], k: int | Int[Array, ""] = 0
 ) -> Normal:
-    r"""The law of `y_k` when the target is normal, $\mathcal N(\sqrt{1 - \lambda_k}\,m,\; (1 - \lambda_k) C + \lambda_k \sigma^2 I)$.
+    r"""The law of $y_k$ when the target is normal.
+
+    It is $\mathcal N(\sqrt{1 - \lambda_k}\,m,\; (1 - \lambda_k) C + \lambda_k \sigma^2 I)$, with the
+    `noise_levels` $\lambda_k$.
 
     Args:
         process: The process.
@@ -116,7 +120,7 @@ def gaussian_marginal(
 
     Example:
         >>> from dds import schedules
-        >>> forward = ou.process(schedules.constant(8), 1.0)
+        >>> forward = ou.process(schedules.constant(8, total=4.0), 1.0)
         >>> gaussian_marginal(forward, jnp.ones(2), jnp.eye(2), 8).mean.tolist()
         [1.0, 1.0]
     """
@@ -141,7 +145,7 @@ def gaussian_control(process: OU, mean: State, covariance: Float[Array, "dim dim
 
     Example:
         >>> from dds import schedules
-        >>> forward = ou.process(schedules.constant(8), 2.0)
+        >>> forward = ou.process(schedules.constant(8, total=4.0), 2.0)
         >>> exact = gaussian_control(forward, jnp.zeros(2), 4.0 * jnp.eye(2))
         >>> bool(jnp.allclose(exact(jnp.ones(2), 3), 0.0, atol=1e-6))
         True
@@ -159,7 +163,8 @@ def gaussian_kernel(process: OU, mean: State, covariance: Float[Array, "dim dim"
     r"""The exact reverse kernel when the target is normal: Bayes' rule for $y_{k+1}$ given $y_k$.
 
     The increment has mean $b_k u(y, k) / \sqrt{1 - b_k}$, with the exact control $u$, and covariance
-    $\sigma^2 b_k\, C_{k+1} C_k^{-1}$. With the exact marginal as prior every path has the same weight, `Z`, at every `K`.
+    $\sigma^2 b_k\, C_{k+1} C_k^{-1}$. With the exact marginal as prior every path has the same weight, `Z`, at every
+    `K`.
 
     Args:
         process: The process.
@@ -171,7 +176,7 @@ def gaussian_kernel(process: OU, mean: State, covariance: Float[Array, "dim dim"
 
     Example:
         >>> from dds import schedules
-        >>> forward = ou.process(schedules.constant(8), 1.0)
+        >>> forward = ou.process(schedules.constant(8, total=4.0), 1.0)
         >>> kernel = gaussian_kernel(forward, jnp.zeros(2), jnp.eye(2))
         >>> kernel.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)).scale.shape
         (2, 2)

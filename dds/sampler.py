@@ -14,15 +14,16 @@ from dds.types import KeyArray, Path, Sampler, State, Trajectory
 def sample_path(key: KeyArray, sampler: Sampler, *, freeze_laws: bool = False) -> Path:
     r"""Draws a path, $y_0 \sim p_0$, $y_{k+1} \sim F_k(\cdot \mid y_k)$, with the laws that it was drawn from.
 
-    The denoising kernel is evaluated once a step. Under differentiation its activations are computed again, not stored: faster on a CPU,
-    and the memory does not grow with the size of the network times the number of steps.
+    The denoising kernel is evaluated once a step. Under differentiation its activations are computed again, not
+    stored: faster on a CPU, and the memory does not grow with the size of the network times the number of steps.
 
     Args:
         key: The random key of the path.
         sampler: The prior, the noising process and the denoising kernel.
-        freeze_laws: Whether the laws in the returned path take the parameters of the kernel as constants (the state still varies):
-            what the *sticking-the-landing* gradient asks for. Values are the same, and so is the mean of the gradient of `-log w`;
-            its variance vanishes as the sampler becomes perfect. Whatever the kernel closes over counts as parameter.
+        freeze_laws: Whether the laws in the returned path take the parameters of the kernel as constants (the state
+            still varies): what the *sticking-the-landing* gradient asks for. Values are the same, and so is the mean
+            of the gradient of `-log w`; its variance vanishes as the sampler becomes perfect. Whatever the kernel
+            closes over counts as parameter.
 
     Returns:
         The path.
@@ -31,11 +32,12 @@ def sample_path(key: KeyArray, sampler: Sampler, *, freeze_laws: bool = False) -
         ValueError: If the rows of the kernel do not have one entry a step.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), equation 19 and algorithm 1; Roeder, Wu and Duvenaud (2017) for sticking the landing.
+        Vargas, Grathwohl and Doucet (2023), section 3; Roeder, Wu and Duvenaud (2017) for sticking
+        the landing.
 
     Example:
         >>> from dds import ou, reversal, schedules
-        >>> noising = ou.process(schedules.cosine(8), 1.0)
+        >>> noising = ou.process(schedules.cosine(8, total=2.0), 1.0)
         >>> zero = reversal.denoising_kernel(noising, lambda y, k: jnp.zeros_like(y))
         >>> path = sample_path(jax.random.key(0), Sampler(ou.stationary(noising, 2), noising, zero))
         >>> path.trajectory.states.shape, path.kernels.mean.shape
@@ -81,17 +83,21 @@ def retrace(trajectory: Trajectory, sampler: Sampler) -> Path:
 
     Example:
         >>> from dds import ou, reversal, schedules
-        >>> noising = ou.process(schedules.cosine(8), 1.0)
+        >>> noising = ou.process(schedules.cosine(8, total=2.0), 1.0)
         >>> zero = reversal.denoising_kernel(noising, lambda y, k: jnp.zeros_like(y))
         >>> back = ou.noise_path(jax.random.key(0), noising, jnp.ones(2))
         >>> retrace(back, Sampler(ou.stationary(noising, 2), noising, zero)).kernels.mean.shape
         (8, 2)
     """
     _require_rows(sampler)
-    return Path(trajectory, sampler.prior, jax.vmap(sampler.denoising.apply)(trajectory.states[:-1], sampler.denoising.rows))
+    return Path(
+        trajectory, sampler.prior, jax.vmap(sampler.denoising.apply)(trajectory.states[:-1], sampler.denoising.rows)
+    )
 
 
 def _require_rows(sampler: Sampler) -> None:
     steps = sampler.noising.fractions.size
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(sampler.denoising.rows)}
-    require(lengths == {(steps,)}, "the leading axis of the kernel's rows", sorted(lengths), f"the number of steps, {steps}")
+    require(
+        lengths == {(steps,)}, "the leading axis of the kernel's rows", sorted(lengths), f"the number of steps, {steps}"
+    )

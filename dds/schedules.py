@@ -1,8 +1,8 @@
 r"""Schedules: how much of the variance each of the `K` steps renews.
 
 A schedule is the array of the noise fractions $b_k \in (0, 1)$ of the stationary OU process (the paper's
-$\alpha_{K-k}$), in sampling order, so $b_0$ is the step that leaves the prior. Their sum sets how far the ends are apart:
-the target's signal is damped by $\prod_k \sqrt{1 - b_k} \approx e^{-\sum_k b_k / 2}$ on its way to the prior.
+$\alpha_{K-k}$), in sampling order, so $b_0$ is the step that leaves the prior. Their sum sets how far the ends are
+apart: the target's signal is damped by $\prod_k \sqrt{1 - b_k} \approx e^{-\sum_k b_k / 2}$ on its way to the prior.
 
 The authors' program sets $b_k = \alpha^2 \Delta_k$ on a grid with $\sum_k \Delta_k = T$; here that is `total`
 $= \alpha^2 T$. A learned schedule needs no function: any array in $(0, 1)$ will do.
@@ -17,8 +17,10 @@ from dds.checks import require, require_values
 
 
 @jaxtyped(typechecker=beartype)
-def cosine(steps: int, *, total: float = 4.0, offset: float = 0.008) -> Float[Array, " steps"]:
-    r"""The paper's schedule, $b_k \propto \cos^4\left(\frac{\pi}{2} \frac{k / K + s}{1 + s}\right)$: ever smaller steps.
+def cosine(steps: int, *, total: float, offset: float = 0.008) -> Float[Array, " steps"]:
+    r"""The paper's schedule: ever smaller steps.
+
+    $b_k \propto \cos^4\left(\frac{\pi}{2} \frac{k / K + s}{1 + s}\right)$.
 
     Args:
         steps: The number of steps `K`, at least 1.
@@ -32,8 +34,8 @@ def cosine(steps: int, *, total: float = 4.0, offset: float = 0.008) -> Float[Ar
         ValueError: If `steps` is below 1, or a fraction falls outside (0, 1), as when `total` is too large for `steps`.
 
     References:
-        Vargas, Grathwohl and Doucet (2023), appendix on the choice of beta; Nichol and Dhariwal (2021), equation 17. The authors' grid
-        gives the `K`-th step the phase $\pi / 2$, hence length zero; here `k / K` stays below one.
+        Vargas, Grathwohl and Doucet (2023), after the cosine schedule of Nichol and Dhariwal (2021). The authors' grid
+        gives its last step the phase $\pi / 2$, hence length zero; here $k / K$ stays below one.
 
     Example:
         >>> fractions = cosine(64, total=3.7)
@@ -47,7 +49,7 @@ def cosine(steps: int, *, total: float = 4.0, offset: float = 0.008) -> Float[Ar
 
 
 @jaxtyped(typechecker=beartype)
-def linear(steps: int, *, total: float = 4.0, last: float = 0.01) -> Float[Array, " steps"]:
+def linear(steps: int, *, total: float, last: float = 0.01) -> Float[Array, " steps"]:
     r"""Fractions that fall linearly, $b_k \propto 1 - (1 - r)\,\frac{k}{K - 1}$.
 
     Args:
@@ -74,7 +76,7 @@ def linear(steps: int, *, total: float = 4.0, last: float = 0.01) -> Float[Array
 
 
 @jaxtyped(typechecker=beartype)
-def constant(steps: int, *, total: float = 4.0) -> Float[Array, " steps"]:
+def constant(steps: int, *, total: float) -> Float[Array, " steps"]:
     """The same fraction at every step, `b_k = total / K`.
 
     Args:
@@ -102,6 +104,9 @@ def _require_steps(steps: int) -> None:
 def _normalise(shape: np.ndarray, total: float) -> Float[Array, " steps"]:
     fractions = total * shape / shape.sum()
     require_values(
-        lambda b: (b > 0) & (b < 1), f"every noise fraction b_k (total = {total} over {len(shape)} steps)", fractions, "in (0, 1)"
+        lambda b: (b > 0) & (b < 1),
+        f"every noise fraction b_k (total = {total} over {len(shape)} steps)",
+        fractions,
+        "in (0, 1)",
     )
     return jnp.asarray(fractions, dtype=jnp.result_type(float))

@@ -75,12 +75,12 @@ def fit(
         optimiser: Any optax optimiser.
         updates: The number of updates, at least 1.
         block: The number of updates in a row in compiled code, at least 1. It does not change the result.
-        callback: Called between blocks with the state and the losses of the block; training stops if it returns `True`. The state is
-            valid until it returns, for its memory is then used again: copy what you keep.
+        callback: Called between blocks with the state and the losses of the block; training stops if it returns
+            `True`. The state is valid until it returns, for its memory is then used again: copy what you keep.
 
     Returns:
-        The parameters, the losses and the state to resume from. Updates whose gradient is not finite leave parameters and
-        optimiser as they are, and are counted in `state.skipped`.
+        The parameters, the losses and the state to resume from. Updates whose gradient is not finite leave parameters
+        and optimiser as they are, and are counted in `state.skipped`.
 
     Raises:
         ValueError: If `updates` or `block` is below 1, or `loss` does not return a floating-point scalar.
@@ -134,7 +134,9 @@ def resume(
     require(updates >= 1, "updates", updates, "at least 1")
     require(block >= 1, "block", block, "at least 1")
     shape = jax.eval_shape(loss, state.params, state.key)
-    is_scalar = isinstance(shape, jax.ShapeDtypeStruct) and shape.shape == () and jnp.issubdtype(shape.dtype, jnp.floating)
+    is_scalar = (
+        isinstance(shape, jax.ShapeDtypeStruct) and shape.shape == () and jnp.issubdtype(shape.dtype, jnp.floating)
+    )
     require(is_scalar, "the value of loss", shape, "a floating-point scalar")
 
     state = jax.tree.map(jnp.copy, state)
@@ -154,8 +156,8 @@ def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.apply_if_finite(optimiser, max_consecutive_errors=np.iinfo(np.int32).max)
 
 
-# The number of updates is an argument, not a shape: a last, shorter block runs the same program, so how training is cut into
-# blocks leaves every bit as it is.
+# The number of updates is an argument, not a shape: a last, shorter block runs the same program, so how training is
+# cut into blocks leaves every bit as it is.
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _run_block(loss: Loss, optimiser: optax.GradientTransformation, block: int, state: State, count: int):
     guarded = _guard(optimiser)

@@ -91,7 +91,7 @@ class Trajectory(NamedTuple):
         increments: `y_{k+1} - sqrt(1 - b_k) y_k`, computed without subtracting one state from another.
     """
 
-    states: Float[Array, "steps+1 dim"]
+    states: Float[Array, " steps+1 dim"]
     increments: Float[Array, "steps dim"]
 
 
@@ -112,8 +112,8 @@ class Path(NamedTuple):
 class Network(NamedTuple):
     """A control network as three pure functions.
 
-    What depends on the step and the parameters but not on the state is computed by `tabulate`, once for all steps and all
-    paths; `apply` is what remains to be done at each state.
+    What depends on the step and the parameters but not on the state is computed by `tabulate`, once for all steps and
+    all paths; `apply` is what remains to be done at each state.
 
     Attributes:
         init: `key -> params`.

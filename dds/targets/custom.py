@@ -12,7 +12,7 @@ from dds.types import LogDensity, Target
 
 @jaxtyped(typechecker=beartype)
 def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, points: int = 64) -> Target:
-    r"""Makes a target of any unnormalised log density that JAX can differentiate, and says plainly what is wrong with it.
+    r"""Makes a target of any unnormalised log density that JAX can differentiate, or says plainly what is wrong.
 
     The density is tried at points drawn from $\mathcal N(0, s^2 I)$, where a sampler with that prior starts.
 
@@ -26,8 +26,9 @@ def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, p
         The target; nothing is known of its samples and its `log_z`.
 
     Raises:
-        ValueError: If the density fails at a point of this dimension; if its value is not a floating-point scalar, is NaN or +infinity at some
-            point or -infinity at all; if JAX cannot differentiate it, or its gradient is not finite or vanishes everywhere.
+        ValueError: If the density fails at a point of this dimension; if its value is not a floating-point scalar, is
+            NaN or +infinity at some point or -infinity at all; if JAX cannot differentiate it, or its gradient is not
+            finite or vanishes everywhere.
 
     Example:
         >>> from_log_density(lambda x: -jnp.sum(x**2), 3).dim
@@ -50,10 +51,20 @@ def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, p
     values, gradients = map(np.asarray, jax.jit(jax.vmap(jax.value_and_grad(log_density)))(x))
     for name, bad in (("NaN", np.isnan(values)), ("+infinity", np.isposinf(values))):
         where = x[np.argmax(bad)]
-        require(not bad.any(), "log_density", f"{name} at {bad.sum()} of {points} points, one of them x = {where}", "below infinity")
+        require(
+            not bad.any(),
+            "log_density",
+            f"{name} at {bad.sum()} of {points} points, one of them x = {where}",
+            "below infinity",
+        )
     inside = np.isfinite(values)
     where = f"-infinity at all of {points} points drawn from N(0, {scale}^2 I)"
-    require(bool(inside.any()), "log_density", where, "finite where the sampler starts: shift or rescale it, or change its scale")
+    require(
+        bool(inside.any()),
+        "log_density",
+        where,
+        "finite where the sampler starts: shift or rescale it, or change its scale",
+    )
     steep = inside & ~np.isfinite(gradients).all(axis=1)
     came = f"one that is not at {steep.sum()} of {points} points, one of them x = {x[np.argmax(steep)]}"
     require(not steep.any(), "the gradient of log_density", came, "finite wherever its value is")
