@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def require(ok: bool, argument: str, value: Any, expected: str) -> None:
@@ -46,7 +46,7 @@ def require_values(good: Callable[[np.ndarray], Any], argument: str, values: Any
         Traceback (most recent call last):
         ValueError: b must be positive, got [-0.5].
     """
-    if isinstance(values, jax.core.Tracer):
+    if isinstance(values, Tracer):
         return
     array = np.asarray(values)
     bad = array[~np.asarray(good(array))] if array.ndim else array

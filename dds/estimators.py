@@ -180,7 +180,7 @@ def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
         >>> pareto_k(jnp.log(jnp.arange(1.0, 1001.0))) < 0.5
         True
     """
-    from arviz_stats.base import array_stats
+    from arviz_stats.base.array import array_stats
 
     values = np.asarray(log_weights, dtype=np.float64)
     if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():

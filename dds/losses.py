@@ -58,13 +58,12 @@ def log_weight(path: Path, noising: OU, log_density: LogDensity) -> Scalar:
     (states, increments), prior, kernels = path
     stationary = ou.stationary(noising, states.shape[1])
 
-    def step(increment: State, kernel: Normal, fraction: Scalar) -> Scalar:
-        reference = Normal(jnp.zeros_like(increment), noising.sigma * jnp.sqrt(fraction))
-        return normal.log_ratio(reference, kernel, increment)
+    def step(increment: State, kernel: Normal, scale: Scalar) -> Scalar:
+        return normal.log_ratio(Normal(jnp.zeros_like(increment), scale), kernel, increment)
 
     terminal = log_density(states[-1]) - normal.log_density(stationary, states[-1])
     initial = normal.log_ratio(stationary, prior, states[0])
-    return terminal + initial + jnp.sum(jax.vmap(step)(increments, kernels, noising.fractions))
+    return terminal + initial + jnp.sum(jax.vmap(step)(increments, kernels, ou.scales(noising)))
 
 
 @jaxtyped(typechecker=beartype)

@@ -80,7 +80,7 @@ def mlp(
         }
 
     def tabulate(params: Params, steps: int) -> Row:
-        angles = jnp.outer(jnp.arange(steps) / steps, jnp.linspace(0.1, 100.0, width)) + params["phase"]
+        angles = jnp.outer(jnp.arange(steps) / steps, jnp.linspace(0.1, 100.0, width)) + params["phase"][None]
         features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         return {
             "time": jax.vmap(lambda x: _affine(params["from_time"], _perceptron(params["embedding"], x)))(features),

@@ -67,10 +67,7 @@ def log_determinant(normal: Normal) -> Scalar:
         >>> float(log_determinant(Normal(jnp.zeros(3), jnp.array(jnp.e))))
         3.0
     """
-    if jnp.ndim(normal.scale) == 0:
-        return normal.mean.size * jnp.log(normal.scale)
-    diagonal = jnp.diagonal(normal.scale) if jnp.ndim(normal.scale) == 2 else normal.scale
-    return jnp.sum(jnp.log(diagonal))
+    return jnp.sum(jnp.log(_diagonal(normal)))
 
 
 @jaxtyped(typechecker=beartype)
@@ -113,4 +110,9 @@ def log_ratio(numerator: Normal, denominator: Normal, x: State) -> Scalar:
         0.0
     """
     p, q = standardise(numerator, x), standardise(denominator, x)
-    return 0.5 * jnp.sum((q - p) * (q + p)) + log_determinant(denominator) - log_determinant(numerator)
+    return 0.5 * jnp.sum((q - p) * (q + p)) + jnp.sum(jnp.log(_diagonal(denominator) / _diagonal(numerator)))
+
+
+def _diagonal(normal: Normal) -> State:
+    diagonal = jnp.diagonal(normal.scale) if jnp.ndim(normal.scale) == 2 else normal.scale
+    return jnp.broadcast_to(diagonal, normal.mean.shape)

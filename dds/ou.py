@@ -69,6 +69,23 @@ def stationary(process: OU, dim: int) -> Normal:
 
 
 @jaxtyped(typechecker=beartype)
+def scales(process: OU) -> Float[Array, " steps"]:
+    r"""The standard deviation of the noise of each step, $\sigma \sqrt{b_k}$.
+
+    Args:
+        process: The process.
+
+    Returns:
+        The standard deviations, in units of the target's coordinates.
+
+    Example:
+        >>> scales(process(jnp.array([0.25, 0.25]), 2.0)).tolist()
+        [1.0, 1.0]
+    """
+    return process.sigma * jnp.sqrt(process.fractions)
+
+
+@jaxtyped(typechecker=beartype)
 def transition(x: State, fraction: Scalar, sigma: Scalar) -> Normal:
     r"""The law of the process after a step, $\mathcal N(\sqrt{1 - b}\,x, \sigma^2 b I)$.
 
@@ -144,7 +161,7 @@ def noise_path(key: KeyArray, process: OU, x: State) -> Trajectory:
 
 
 @jaxtyped(typechecker=beartype)
-def log_noising(process: OU, states: Float[Array, "states dim"]) -> Float[Array, "states-1"]:
+def log_noising(process: OU, states: Float[Array, "states dim"]) -> Float[Array, " states-1"]:
     r"""The log densities of the noising steps of a path, $\log B_k(y_k \mid y_{k+1})$.
 
     Args:

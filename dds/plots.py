@@ -1,11 +1,12 @@
 r"""Pictures of a target in two coordinates, of samples of it, and of how a sampler learns and moves.
 
-The density of a plane is a `Grid`, made by `density_grid` where the density is known and by `histogram_grid` from samples
-where it is not. Every other function draws one picture and returns it as a `matplotlib.figure.Figure`, to be saved by its
-method `savefig`, shown as the last line of a notebook cell, or changed through its `axes`; `animate` writes a file.
+The density of a plane is a `Grid`, made by `density_grid` where the density is known and by `histogram_grid` from
+samples where it is not. Every other function draws one picture and returns it as a `matplotlib.figure.Figure`, to be
+saved by its method `savefig`, shown as the last line of a notebook cell, or changed through its `axes`; `animate`
+writes a file.
 
-Needs the packages matplotlib and pillow, which the rest of the library does not. No state of `pyplot` is touched: there is
-nothing to close, and no display is needed.
+Needs the packages matplotlib and pillow, which the rest of the library does not. No state of `pyplot` is touched: there
+is nothing to close, and no display is needed.
 """
 
 import re
@@ -20,9 +21,12 @@ from jaxtyping import Array, Float, jaxtyped
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
+from mpl_toolkits.mplot3d import Axes3D
 from PIL import Image
 
 from dds.checks import require
@@ -35,7 +39,7 @@ Labels: TypeAlias = tuple[str, str]
 """The names of two coordinates: `x_1` and `\\log v` are set as mathematics, words as they are."""
 
 # Okabe and Ito's colours, which the colour-blind tell apart; the map of densities runs from white, so that it prints.
-_BLUE, _ORANGE, _VERMILION, _GREEN, _GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#8A8A8A"
+_BLUE, _ORANGE, _VERMILION = "#0072B2", "#E69F00", "#D55E00"
 _DOTS_PER_INCH = 110
 _SIZE = (6.4, 4.6)
 
@@ -56,7 +60,7 @@ class Grid(NamedTuple):
 
 @jaxtyped(typechecker=beartype)
 def limits(
-    samples: Float[Array | np.ndarray, "samples 2"], *, coverage: float = 0.99, margin: float | int = 0.05
+    samples: Float[Array | np.ndarray, "samples 2"], *, coverage: float | int = 0.99, margin: float | int = 0.05
 ) -> tuple[Interval, Interval]:
     """The ranges of two axes that show the central share of the points, however far the others are.
 
@@ -103,38 +107,39 @@ def density_grid(
 ) -> Grid:
     r"""A density of two coordinates on a grid, $\gamma(x) / Z$.
 
-    Each cell holds the mean of `subdivisions` x `subdivisions` points inside it, so that a ridge thinner than a cell, as the
-    neck of the funnel, neither vanishes nor flickers.
+    Each cell holds the mean of `subdivisions` x `subdivisions` points inside it, so that a ridge thinner than a cell,
+    as the neck of the funnel, does not fall between the points.
 
     Args:
         log_density: The log density, of points of shape `(2,)`.
         x_limits: The ends of the first axis.
         y_limits: The ends of the second axis.
         log_z: The log normalising constant, as `Target.log_z` has it. By default what makes the grid integrate to one.
-        points: The number of rows, and of columns.
-        subdivisions: The number of points to a side of a cell.
+        points: The number of rows, and of columns; at least 2.
+        subdivisions: The number of points to a side of a cell; at least 1.
 
     Returns:
         The grid.
 
     Raises:
-        ValueError: If limits do not increase, a number is below 1, or the density is NaN or infinite at some point or zero
-            at all of them.
+        ValueError: If limits do not increase, `points` is below 2, `subdivisions` is below 1, or the log density is
+            not a scalar, is NaN or +infinity at some point or -infinity at all of them.
 
     Example:
         >>> grid = density_grid(lambda x: -0.5 * jnp.sum(x**2), (-6, 6), (-6, 6), points=50)
         >>> grid.density.shape, round(float(grid.density.max()) * 2 * np.pi, 2)
         ((50, 50), 0.98)
     """
-    require(points >= 1, "points", points, "at least 1")
+    require(points >= 2, "points", points, "at least 2")
     require(subdivisions >= 1, "subdivisions", subdivisions, "at least 1")
     fine_x, fine_y = (_centres(ends, name, points * subdivisions) for ends, name in _named(x_limits, y_limits))
 
-    def row(y: Float[Array, ""]) -> Float[Array, " fine"]:
+    def row(y: Float[Array, ""]) -> Float[Array, "..."]:
         return jax.vmap(lambda x: log_density(jnp.stack([x, y])))(jnp.asarray(fine_x))
 
     # Rows one by one: the whole of a fine grid at once can be too much for a density that looks at data.
     values = np.asarray(jax.jit(lambda rows: jax.lax.map(row, rows))(jnp.asarray(fine_y)), dtype=np.float64)
+    require(values.ndim == 2, "the value of log_density", f"an array of shape {values.shape[2:]}", "a scalar")
     bad = np.isnan(values) | np.isposinf(values)
     require(not bad.any(), "log_density", f"NaN or +infinity at {bad.sum()} of {bad.size} points", "below infinity")
     top = values.max()
@@ -164,22 +169,22 @@ def histogram_grid(
         x_limits: The ends of the first axis.
         y_limits: The ends of the second axis.
         log_weights: Log weights of the samples, if these are weighted.
-        bins: The number of rows, and of columns.
+        bins: The number of rows, and of columns; at least 2.
         bandwidth: The standard deviation, in bins, of the Gaussian kernel that smooths the counts; at least 0.
 
     Returns:
         The grid.
 
     Raises:
-        ValueError: If limits do not increase, `bins` is below 1, `bandwidth` is below 0, a log weight is NaN or +infinity
-            or no weight falls within the limits.
+        ValueError: If limits do not increase, `bins` is below 2, `bandwidth` is below 0, a log weight is NaN or
+            +infinity or no weight falls within the limits.
 
     Example:
         >>> grid = histogram_grid(np.zeros((7, 2)), (-1, 1), (-1, 1), bins=5, bandwidth=0)
         >>> float(grid.density[2, 2] * 0.4**2)
         1.0
     """
-    require(bins >= 1, "bins", bins, "at least 1")
+    require(bins >= 2, "bins", bins, "at least 2")
     require(0 <= bandwidth < float("inf"), "bandwidth", bandwidth, "at least 0 and finite")
     x, y = (_centres(ends, name, bins) for ends, name in _named(x_limits, y_limits))
     points = np.asarray(samples, dtype=np.float64)
@@ -224,7 +229,7 @@ def scatter(
         The picture.
 
     Raises:
-        ValueError: If limits do not increase.
+        ValueError: If limits do not increase, or have to be found and no point is finite.
 
     Example:
         >>> figure = scatter(np.zeros((3, 2)), np.ones((4, 2)))
@@ -232,12 +237,16 @@ def scatter(
         ['exact (4)', 'sampler (3, 3 outside)']
     """
     figure, axes = _axes(labels)
-    x_default, y_default = limits(samples if reference is None else reference)
-    x_limits, y_limits = x_limits or x_default, y_limits or y_default
-    _set_limits(axes, x_limits, y_limits)
+    if x_limits is None or y_limits is None:
+        x_default, y_default = limits(samples if reference is None else reference)
+        x_limits, y_limits = x_limits or x_default, y_limits or y_default
+    for ends, name in _named(x_limits, y_limits):
+        _check_interval(ends, name)
+    axes.set(xlim=x_limits, ylim=y_limits)
 
-    layers = [(samples, names[0], _BLUE)] if reference is None else [(reference, names[1], _ORANGE), (samples, names[0], _BLUE)]
-    for points, name, colour in layers:
+    for points, name, colour in ((reference, names[1], _ORANGE), (samples, names[0], _BLUE)):
+        if points is None:
+            continue
         points = np.asarray(points, dtype=np.float64)
         outside = len(points) - int(_within(points, x_limits, y_limits).sum())
         count = f"{len(points)}, {outside} outside" if outside else f"{len(points)}"
@@ -259,16 +268,16 @@ def heat_map(
     Args:
         grid: The density.
         samples: Two coordinates of samples, if any are to be drawn.
-        decades: How many powers of ten below its maximum a logarithmic scale reaches: the funnel's mouth is three to six
-            below its neck. `None` for a linear scale.
+        decades: How many powers of ten below its maximum a logarithmic scale reaches: the funnel's mouth lies two to
+            four below its neck. `None` for a linear scale.
         labels: The names of the coordinates.
 
     Returns:
         The picture.
 
     Raises:
-        ValueError: If `decades` is not positive, or the grid's shapes do not agree or its density is negative, not finite
-            or zero everywhere.
+        ValueError: If `decades` is not positive, or the grid's shapes do not agree or its density is negative, not
+            finite or zero everywhere.
 
     Example:
         >>> grid = density_grid(lambda x: -0.5 * jnp.sum(x**2), (-3, 3), (-3, 3), points=20)
@@ -294,7 +303,7 @@ def surface(
     azimuth: float | int = -60,
     labels: Labels = ("x_1", "x_2"),
 ) -> Figure:
-    """The density as a landscape.
+    """The density as a landscape; a grid of 200 x 200 takes about two seconds.
 
     Args:
         grid: The density.
@@ -316,15 +325,25 @@ def surface(
     """
     density, norm = _check_density(grid, decades)
     figure = Figure(figsize=_SIZE, dpi=_DOTS_PER_INCH, facecolor="white")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0), projection="3d")
+    # mplot3d declares no types, and those inferred are wrong.
+    axes: Any = Axes3D(figure, (0.0, 0.06, 0.97, 0.94))
+    figure.add_axes(axes)
     x, y = np.meshgrid(grid.x, grid.y)
     height = density if decades is None else np.log10(density)
-    colours = _colour_map()(0.15 + 0.85 * norm(density))
-    axes.plot_surface(x, y, height, facecolors=colours, rcount=120, ccount=120, linewidth=0, shade=False)
-    axes.set_xlabel(_label(labels[0]))
-    axes.set_ylabel(_label(labels[1]))
-    axes.set_zlabel("density" if decades is None else r"$\log_{10}$ density")
+    # From a quarter of the map up: white land is lost on a white page.
+    colours = _colour_map()(0.25 + 0.75 * norm(density))
+    # The colour of a facet is that of its corner; the mean of all four leaves both sides of a ridge alike.
+    colours[:-1, :-1] = (colours[:-1, :-1] + colours[1:, :-1] + colours[:-1, 1:] + colours[1:, 1:]) / 4
+    axes.plot_surface(
+        x, y, height, facecolors=colours, rstride=1, cstride=1, linewidth=0, antialiased=False, shade=False
+    )
+    axes.set(xlabel=_label(labels[0]), ylabel=_label(labels[1]), xmargin=0, ymargin=0)
+    axes.set_zlabel("density" if decades is None else r"$\log_{10}$ density", labelpad=8)
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_pane_color((1.0, 1.0, 1.0, 0.0))
     axes.view_init(elev=elevation, azim=azimuth)
+    axes.set_box_aspect((1.2, 1.0, 0.65), zoom=1.12)
     return figure
 
 
@@ -334,11 +353,12 @@ def training_history(
 ) -> Figure:
     r"""The evidence lower bound against the updates of training.
 
-    The range of the bound is that of the last nine tenths of the updates, without the extremes: the first ones can be wild.
+    The range of the bound is that of the last nine tenths of the updates, without the extremes: the first ones can be
+    wild.
 
     Args:
-        losses: The loss at each update, whose negative is the bound: `Fit.losses` of the paper's loss. Entries that are not
-            finite are left out, and the legend says how many.
+        losses: The loss at each update, whose negative is the bound: `Fit.losses` of the paper's loss. Entries that are
+            not finite are left out, and the legend says how many.
         log_z: The true log normalising constant, drawn as a line, if it is known.
         window: The number of updates in the running mean; by default a fiftieth of all.
 
@@ -358,6 +378,7 @@ def training_history(
     require(bool(finite.any()), "losses", f"{bound.size} of which none is", "finite")
     window = max(1, bound.size // 50) if window is None else window
     require(window >= 1, "window", window, "at least 1")
+    window = min(window, bound.size)
 
     update = np.arange(1, bound.size + 1)[finite]
     raw, mean = bound[finite], _running_mean(bound, finite, window)[finite]
@@ -378,7 +399,7 @@ def training_history(
         axes.axhline(log_z, color=_VERMILION, linewidth=1.3, linestyle=(0, (5, 3)), label=r"true $\log\,Z$")
     axes.set_xlim(0, bound.size + 1)
     axes.set_ylim(low - padding, high + padding)
-    _legend(axes, "lower right")
+    _legend(axes)
     return figure
 
 
@@ -401,18 +422,20 @@ def animate(
         grid: The density; its rectangle is what the picture shows.
         decades: As in `heat_map`.
         labels: The names of the coordinates.
-        frames_per_second: The speed, in (0, 50]: a GIF counts in hundredths of a second.
+        frames_per_second: The speed, in (0, 50]; a GIF rounds the time of a frame to hundredths of a second.
         hold: How many seconds the last frame stays; at least 0.
 
     Raises:
-        ValueError: If there is no frame, `frames_per_second` or `hold` is out of its range; for the grid as in `heat_map`.
+        ValueError: If there is no frame, `frames_per_second` or `hold` is out of its range; for the grid as in
+            `heat_map`.
 
     Example:
-        >>> import io, tempfile
+        >>> import tempfile
         >>> grid = density_grid(lambda x: -0.5 * jnp.sum(x**2), (-3, 3), (-3, 3), points=20)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     animate(f"{folder}/particles.gif", np.zeros((3, 5, 2)), grid)
-        ...     Image.open(f"{folder}/particles.gif").n_frames
+        ...     with Image.open(f"{folder}/particles.gif") as animation:
+        ...         animation.n_frames
         3
     """
     steps = len(states) - 1
@@ -440,20 +463,23 @@ def animate(
         axes.draw_artist(corner)
         frames.append(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3]))
 
-    palette = frames[-1].quantize(64, dither=Image.Dither.NONE)
+    palette = frames[-1].quantize(128, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [round(1000 / frames_per_second)] * steps + [round(1000 * hold + 1000 / frames_per_second)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
-def _named(x_limits: Interval, y_limits: Interval):
+def _named(x_limits: Interval, y_limits: Interval) -> tuple[tuple[Interval, str], tuple[Interval, str]]:
     return (x_limits, "x_limits"), (y_limits, "y_limits")
 
 
+def _check_interval(ends: Interval, name: str) -> None:
+    require(bool(-np.inf < ends[0] < ends[1] < np.inf), name, ends, "finite and increasing")
+
+
 def _centres(ends: Interval, name: str, cells: int) -> Float[np.ndarray, " cells"]:
-    low, high = ends
-    require(bool(-np.inf < low < high < np.inf), name, ends, "finite and increasing")
-    return low + (high - low) * (np.arange(cells) + 0.5) / cells
+    _check_interval(ends, name)
+    return ends[0] + (ends[1] - ends[0]) * (np.arange(cells) + 0.5) / cells
 
 
 def _within(points: np.ndarray, x_limits: Interval, y_limits: Interval) -> np.ndarray:
@@ -468,7 +494,7 @@ def _integrate_to_one(cells: np.ndarray, x_limits: Interval, y_limits: Interval)
 
 def _running_mean(values: np.ndarray, counted: np.ndarray, window: int) -> np.ndarray:
     """The mean of the counted values among the `window` around each one, fewer at the ends."""
-    box = np.ones(min(window, values.size))
+    box = np.ones(window)
     total, count = (np.convolve(v, box, mode="same") for v in (np.where(counted, values, 0.0), counted.astype(float)))
     return total / np.maximum(count, 1)
 
@@ -481,7 +507,9 @@ def _label(name: str) -> str:
     return f"${braced}$"
 
 
-def _axes(labels: Labels, size: tuple[float, float] = _SIZE, dots_per_inch: int = _DOTS_PER_INCH) -> tuple[Figure, Axes]:
+def _axes(
+    labels: Labels, size: tuple[float, float] = _SIZE, dots_per_inch: int = _DOTS_PER_INCH
+) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, dpi=dots_per_inch, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     axes.set_xlabel(_label(labels[0]))
@@ -494,21 +522,17 @@ def _axes(labels: Labels, size: tuple[float, float] = _SIZE, dots_per_inch: int 
     return figure, axes
 
 
-def _set_limits(axes: Axes, x_limits: Interval, y_limits: Interval) -> None:
-    for ends, name in _named(x_limits, y_limits):
-        _centres(ends, name, 1)
-    axes.set_xlim(*x_limits)
-    axes.set_ylim(*y_limits)
-
-
-def _legend(axes: Axes, location: str = "best") -> None:
-    handles = axes.legend(loc=location, frameon=True, framealpha=0.9, edgecolor="0.85", markerscale=2).legend_handles
-    for handle in handles:
+def _legend(axes: Axes) -> None:
+    """Above the axes, where it hides nothing."""
+    place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 2, "frameon": False, "borderaxespad": 0.2}
+    for handle in axes.legend(**place, markerscale=2, columnspacing=1.5, handletextpad=0.5).legend_handles:
         if handle is not None:
             handle.set_alpha(1.0)
 
 
-def _draw_points(axes: Axes, points: Any, colour: str, *, size: float, alpha: float, label: str | None = None):
+def _draw_points(
+    axes: Axes, points: Any, colour: str, *, size: float | int, alpha: float | int, label: str | None = None
+) -> PathCollection:
     x, y = np.asarray(points, dtype=np.float64).T
     return axes.scatter(x, y, s=size, color=colour, alpha=alpha, linewidths=0, label=label, zorder=3)
 
@@ -520,7 +544,9 @@ def _colour_map(bands: int | None = None) -> Colormap:
 def _check_density(grid: Grid, decades: float | int | None) -> tuple[np.ndarray, Normalize]:
     """The density, raised to the bottom of the colour scale where it is below, and that scale."""
     shapes = (np.shape(grid.y) + np.shape(grid.x), np.shape(grid.density))
-    require(shapes[0] == shapes[1], "the shape of grid.density", shapes[1], f"{shapes[0]}, the numbers of rows and columns")
+    require(
+        shapes[0] == shapes[1], "the shape of grid.density", shapes[1], f"{shapes[0]}, the numbers of rows and columns"
+    )
     density = np.asarray(grid.density, dtype=np.float64)
     proper = bool(np.isfinite(density).all() and density.min() >= 0 and density.max() > 0)
     require(proper, "grid.density", density, "finite, at least 0 and somewhere positive")
@@ -531,12 +557,14 @@ def _check_density(grid: Grid, decades: float | int | None) -> tuple[np.ndarray,
     return np.maximum(density, bottom), LogNorm(bottom, density.max())
 
 
-def _draw_density(axes: Axes, grid: Grid, decades: float | int | None, bands: int | None = None):
+def _draw_density(axes: Axes, grid: Grid, decades: float | int | None, bands: int | None = None) -> AxesImage:
     density, norm = _check_density(grid, decades)
     x, y = (np.asarray(centres, dtype=np.float64) for centres in (grid.x, grid.y))
     half_x, half_y = (0.5 * (centres[-1] - centres[0]) / max(1, centres.size - 1) for centres in (x, y))
     extent = (x[0] - half_x, x[-1] + half_x, y[0] - half_y, y[-1] + half_y)
     axes.grid(visible=False)
+    axes.autoscale(enable=False)
+    axes.set(xlim=extent[:2], ylim=extent[2:])
     return axes.imshow(
         density,
         extent=extent,

@@ -88,16 +88,16 @@ def denoising_kernel(process: OU, control: Control, rows: Row = None) -> Kernel:
         >>> from dds import schedules
         >>> forward = ou.process(schedules.constant(8, total=4.0), 1.0)
         >>> kernel = denoising_kernel(forward, lambda y, k: -y / (k + 1))
-        >>> kernel.apply(jnp.ones(2), (jnp.array(0), jnp.array(0.5))).mean.tolist()
+        >>> kernel.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)).mean.tolist()
         [-0.5, -0.5]
     """
     rows = jnp.arange(process.fractions.size) if rows is None else rows
 
     def apply(y: State, row: Row) -> Normal:
-        step, fraction = row
-        return Normal(fraction * control(y, step), process.sigma * jnp.sqrt(fraction))
+        row, fraction, scale = row
+        return Normal(fraction * control(y, row), scale)
 
-    return Kernel((rows, process.fractions), apply)
+    return Kernel((rows, process.fractions, ou.scales(process)), apply)
 
 
 @jaxtyped(typechecker=beartype)

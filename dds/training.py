@@ -15,6 +15,7 @@ from dds.checks import require
 from dds.types import KeyArray, Params, Scalar
 
 Loss = Callable[[Params, KeyArray], Scalar]
+"""A loss of the parameters and a key."""
 
 
 class State(NamedTuple):
@@ -53,6 +54,7 @@ class Fit(NamedTuple):
 
 
 Callback = Callable[[State, Float[np.ndarray, " block"]], bool | None]
+"""What is called between blocks of updates, with the state and the losses of the block; `True` stops the training."""
 
 
 @jaxtyped(typechecker=beartype)
@@ -159,7 +161,9 @@ def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformat
 # The number of updates is an argument, not a shape: a last, shorter block runs the same program, so how training is
 # cut into blocks leaves every bit as it is.
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def _run_block(loss: Loss, optimiser: optax.GradientTransformation, block: int, state: State, count: int):
+def _run_block(
+    loss: Loss, optimiser: optax.GradientTransformation, block: int, state: State, count: int | Int[Array, ""]
+):
     guarded = _guard(optimiser)
 
     def update(i: Int[Array, ""], carry: tuple[State, Float[Array, " block"]]):

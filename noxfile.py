@@ -1,0 +1,62 @@
+"""The checks: `nox` runs all but `bench`, `nox -s NAME` one of them, and what follows `--` goes to its tool."""
+
+import nox
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+nox.needs_version = ">=2025.5.1"
+nox.options.reuse_venv = "yes"
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting."""
+    install(session, "lint")
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types."""
+    install(session, "types", ".[cli]")
+    # Silent about newer versions of itself, for it would ask a registry for them.
+    session.run("pyright", *session.posargs, env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Tests, and the examples of the docstrings and the README."""
+    install(session, "test", ".[cli]")
+    # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
+    examples = ["--doctest-modules", "--pyargs", "dds", "--doctest-glob=README.md", "README.md"]
+    pytest(session, "-m", "not slow", "-n", "2", "tests", *examples)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Statistical tests that take long."""
+    install(session, "test", ".[cli]")
+    pytest(session, "-m", "slow", "tests")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, in `site/`; any warning is an error."""
+    install(session, "docs")
+    session.run("mkdocs", *(session.posargs or ["build"]), env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Timings."""
+    install(session, "bench", ".[cli]")
+    session.run("pytest", "-o", "python_files=bench_*.py", "tests", *session.posargs)
+
+
+def install(session: nox.Session, group: str, *packages: str) -> None:
+    session.install("--no-compile", *packages, *nox.project.dependency_groups(PROJECT, group))
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    session.run("pytest", "--jaxtyping-packages=dds,beartype.beartype", *arguments, *session.posargs)

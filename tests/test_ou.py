@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dds import normal, ou, schedules
+from dds.types import Normal
+
+fractions = st.floats(1e-4, 1 - 1e-4)
+sigmas = st.floats(0.1, 10.0)
+points = st.lists(st.floats(-5, 5), min_size=2, max_size=2).map(np.array)
+
+
+@settings(deadline=None, max_examples=50)
+@given(b=fractions, sigma=sigmas)
+def test_a_step_leaves_the_stationary_law(b, sigma):
+    # The image of N(0, s^2) is normal with variance (1 - b) s^2 + sigma^2 b, which must be s^2.
+    with jax.enable_x64(True):
+        law = ou.transition(jnp.ones(1), jnp.asarray(b), jnp.asarray(sigma))
+        gain, spread = law.mean[0], law.scale
+        assert gain**2 * sigma**2 + spread**2 == pytest.approx(sigma**2, rel=1e-12)
+
+
+@settings(deadline=None, max_examples=50)
+@given(x=points, y=points, b=fractions, sigma=sigmas)
+def test_detailed_balance(x, y, b, sigma):
+    with jax.enable_x64(True):
+        x, y, b, sigma = (jnp.asarray(value) for value in (sigma * x, sigma * y, b, sigma))
+        stationary = Normal(jnp.zeros(2), sigma)
+        there = normal.log_density(stationary, x) + normal.log_density(ou.transition(x, b, sigma), y)
+        back = normal.log_density(stationary, y) + normal.log_density(ou.transition(y, b, sigma), x)
+        assert there == pytest.approx(float(back), rel=1e-8, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(x=points, b=st.lists(fractions, min_size=3, max_size=3), sigma=sigmas)
+def test_chapman_kolmogorov(x, b, sigma):
+    with jax.enable_x64(True):
+        x, sigma = jnp.asarray(x), jnp.asarray(sigma)
+        mean, variance = x, 0.0
+        for fraction in reversed(b):
+            step = ou.transition(mean, jnp.asarray(fraction), sigma)
+            mean, variance = step.mean, (1 - fraction) * variance + step.scale**2
+        levels = ou.noise_levels(jnp.asarray(b))
+        whole = ou.transition(x, levels[0], sigma)
+        np.testing.assert_allclose(whole.mean, mean, rtol=1e-9, atol=1e-12)
+        assert whole.scale**2 == pytest.approx(float(variance), rel=1e-9)
+        np.testing.assert_allclose(1 - levels[:-1], np.cumprod(1 - np.array(b)[::-1])[::-1], rtol=1e-6)
+
+
+def test_noise_levels_keep_precision_where_the_noise_is_small():
+    tiny = jnp.full(3, 1e-6, jnp.float32)
+    np.testing.assert_allclose(ou.noise_levels(tiny)[:-1], [3e-6, 2e-6, 1e-6], rtol=1e-5)
+
+
+def test_noising_path_is_consistent_and_has_the_law_of_the_process(float64):
+    noising = ou.process(schedules.cosine(6, total=2.0), 1.7)
+    x = jnp.array([3.0, -1.0])
+    paths = jax.vmap(lambda key: ou.noise_path(key, noising, x))(jax.random.split(jax.random.key(0), 50_000))
+    states = np.asarray(paths.states)
+    decays = np.sqrt(1 - np.asarray(noising.fractions))[:, None]
+    np.testing.assert_allclose(paths.increments, states[:, 1:] - decays * states[:, :-1], atol=1e-12)
+    for level, column in zip(ou.noise_levels(noising.fractions)[:-1], states[:, :-1, 0].T, strict=True):
+        law = ou.transition(x, level, noising.sigma)
+        assert scipy.stats.kstest((column - law.mean[0]) / law.scale, "norm").pvalue > 1e-6
+
+
+def test_log_noising_is_that_of_scipy(float64):
+    noising = ou.process(schedules.linear(4, total=2.0), 0.6)
+    states = np.random.default_rng(0).normal(size=(5, 3))
+    b = np.asarray(noising.fractions)
+    exact = [
+        scipy.stats.norm.logpdf(states[k], np.sqrt(1 - b[k]) * states[k + 1], 0.6 * np.sqrt(b[k])).sum()
+        for k in range(4)
+    ]
+    np.testing.assert_allclose(ou.log_noising(noising, jnp.asarray(states)), exact, rtol=1e-12)

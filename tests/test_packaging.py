@@ -1,0 +1,36 @@
+import subprocess
+import sys
+import tomllib
+from importlib import metadata, resources
+from pathlib import Path
+
+import dds
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_import_takes_no_optional_package():
+    optional = {"matplotlib", "tyro", "rich", "PIL", "arviz_stats", "scipy.stats"}
+    program = f"import sys, dds; print(*{optional} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
+def test_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert dds.__version__ == project["version"] == metadata.version(project["name"])
+
+
+def test_is_typed():
+    assert resources.files(dds).joinpath("py.typed").is_file()
+
+
+def test_exports_exist():
+    assert all(hasattr(dds, name) for name in dds.__all__)
+    assert dds.__all__ == sorted(dds.__all__)
+
+
+def test_readme_and_ci_run_the_same_command():
+    command = "pip install nox && nox"
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1] == command
+    assert command in (ROOT / "README.md").read_text()

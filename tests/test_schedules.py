@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dds import schedules
+
+ALL = [schedules.cosine, schedules.linear, schedules.constant]
+
+
+@pytest.mark.parametrize("schedule", ALL)
+@settings(deadline=None, max_examples=30)
+@given(steps=st.integers(1, 200), share=st.floats(0.01, 0.99))
+def test_fractions_are_k_numbers_between_zero_and_one_that_fall(schedule, steps, share):
+    total = share * steps / 3 if steps > 1 else share
+    b = np.asarray(schedule(steps, total=total))
+    assert b.shape == (steps,)
+    assert ((b > 0) & (b < 1)).all()
+    assert b.sum() == pytest.approx(total, rel=1e-5)
+    assert (np.diff(b) <= 1e-7).all()
+
+
+def test_cosine_is_the_authors_grid_without_its_empty_last_step():
+    b = np.asarray(schedules.cosine(64, total=3.7))
+    phase = (np.arange(64) / 64 + 0.008) / 1.008 * np.pi / 2
+    np.testing.assert_allclose(b / b[0], np.cos(phase) ** 4 / np.cos(phase[0]) ** 4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_dtype_follows_the_precision(schedule, precision):
+    assert schedule(4, total=1.0).dtype == precision
