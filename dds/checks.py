@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -69,3 +71,24 @@ def require_shape(x: Any, dim: int) -> None:
         ValueError: the shape of x must be (2,), the dimension of the target, got (3,).
     """
     require(np.shape(x) == (dim,), "the shape of x", np.shape(x), f"({dim},), the dimension of the target")
+
+
+def require_scalar(value: Any, argument: str) -> None:
+    """Raises a `ValueError` unless a function returns a floating-point scalar.
+
+    Args:
+        value: What `jax.eval_shape` says of the value.
+        argument: The name of the function.
+
+    Raises:
+        ValueError: If it is not one array of no axes and a floating-point type.
+
+    Example:
+        >>> require_scalar(jax.ShapeDtypeStruct((3,), jnp.float32), "loss")
+        Traceback (most recent call last):
+        ValueError: the value of loss must be a floating-point scalar, got float32[3].
+    """
+    is_array = isinstance(value, jax.ShapeDtypeStruct)
+    came = f"{value.dtype}{list(value.shape)}" if is_array else f"a {type(value).__name__}"
+    is_scalar = is_array and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)
+    require(is_scalar, f"the value of {argument}", came, "a floating-point scalar")

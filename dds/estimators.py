@@ -187,5 +187,6 @@ def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
         return float("inf")
     if np.ptp(values) == 0:
         return float("-inf")
-    # psislw takes log likelihoods, which are minus log weights.
-    return float(array_stats.psislw(-values)[1])
+    with np.errstate(divide="ignore", invalid="ignore"):  # weights of which all but a few are equal
+        k = float(array_stats.psislw(-values)[1])  # it takes log likelihoods, which are minus log weights
+    return float("inf") if np.isnan(k) else k

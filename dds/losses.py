@@ -55,15 +55,16 @@ def log_weight(path: Path, noising: OU, log_density: LogDensity) -> Scalar:
         >>> float(log_weight(path, noising, lambda x: normal.log_density(reference, x)))
         0.0
     """
-    (states, increments), prior, kernels = path
+    (states, innovations), prior, kernels = path
     stationary = ou.stationary(noising, states.shape[1])
 
-    def step(increment: State, kernel: Normal, scale: Scalar) -> Scalar:
-        return normal.log_ratio(Normal(jnp.zeros_like(increment), scale), kernel, increment)
+    def step(innovation: State, kernel: Normal) -> Scalar:
+        reference = Normal(jnp.zeros_like(innovation), jnp.ones((), innovation.dtype))
+        return normal.log_ratio(reference, kernel, innovation)
 
     terminal = log_density(states[-1]) - normal.log_density(stationary, states[-1])
     initial = normal.log_ratio(stationary, prior, states[0])
-    return terminal + initial + jnp.sum(jax.vmap(step)(increments, kernels, ou.scales(noising)))
+    return terminal + initial + jnp.sum(jax.vmap(step)(innovations, kernels))
 
 
 @jaxtyped(typechecker=beartype)

@@ -138,8 +138,8 @@ def noise_path(key: KeyArray, process: OU, x: State) -> Trajectory:
         x: The last state of the path, in sampling order.
 
     Returns:
-        The path in sampling order, and its increments
-        $y_{k+1} - \sqrt{1 - b_k}\,y_k = b_k y_{k+1} - \sigma\sqrt{b_k (1 - b_k)}\,\epsilon_k$.
+        The path in sampling order, and its innovations, which are
+        $\sqrt{b_k}\,y_{k+1} / \sigma - \sqrt{1 - b_k}\,\epsilon_k$ with the noise $\epsilon_k$ that made $y_k$.
 
     Example:
         >>> from dds import schedules
@@ -154,10 +154,11 @@ def noise_path(key: KeyArray, process: OU, x: State) -> Trajectory:
         fraction, noise = inputs
         law = transition(after, fraction, process.sigma)
         before = normal.reparameterise(law, noise)
-        return before, (before, fraction * after - jnp.sqrt(1 - fraction) * law.scale * noise)
+        innovation = jnp.sqrt(fraction) * after / process.sigma - jnp.sqrt(1 - fraction) * noise
+        return before, (before, innovation)
 
-    _, (states, increments) = jax.lax.scan(step, x, (process.fractions, noise), reverse=True)
-    return Trajectory(jnp.concatenate([states, x[None]]), increments)
+    _, (states, innovations) = jax.lax.scan(step, x, (process.fractions, noise), reverse=True)
+    return Trajectory(jnp.concatenate([states, x[None]]), innovations)
 
 
 @jaxtyped(typechecker=beartype)

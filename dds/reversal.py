@@ -9,8 +9,9 @@ $$ u(y) = \sigma^2 \nabla \log \frac{p_t(y)}{\mathcal N(y; 0, \sigma^2 I)} = y +
 DDS is the reference step with the control added to its mean, $F_k(\cdot \mid y) = \mathcal N(\sqrt{1 - b_k}\,y + b_k
 u(y, k),\; \sigma^2 b_k I)$.
 
-A kernel is kept as the law of the *increment* $y_{k+1} - \sqrt{1 - b_k}\,y_k$: so its ratio to the reference, which
-the weights need, is had without subtracting nearly equal states.
+A kernel is kept as the law of the *innovation* $(y_{k+1} - \sqrt{1 - b_k}\,y_k) / \sigma\sqrt{b_k}$, which is standard
+normal for the reference: so the ratio of the two, which the weights need, is had without subtracting nearly equal
+states.
 """
 
 import jax
@@ -78,7 +79,7 @@ def denoising_kernel(process: OU, control: Control, rows: Row = None) -> Kernel:
         rows: What the control is given of each step: a PyTree with leading axis `K`. By default the index `k`.
 
     Returns:
-        The kernel, as the law of the increment, $\mathcal N(b_k u, \sigma^2 b_k I)$.
+        The kernel, as the law of the innovation, $\mathcal N(\sqrt{b_k}\,u / \sigma, I)$.
 
     References:
         Vargas, Grathwohl and Doucet (2023), section 3; there the factor of the control is $2 (1 - \sqrt{1 - b}) = b
@@ -88,16 +89,16 @@ def denoising_kernel(process: OU, control: Control, rows: Row = None) -> Kernel:
         >>> from dds import schedules
         >>> forward = ou.process(schedules.constant(8, total=4.0), 1.0)
         >>> kernel = denoising_kernel(forward, lambda y, k: -y / (k + 1))
-        >>> kernel.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)).mean.tolist()
+        >>> kernel.apply(jnp.ones(2), (jnp.array(0), jnp.array(0.25))).mean.tolist()
         [-0.5, -0.5]
     """
     rows = jnp.arange(process.fractions.size) if rows is None else rows
 
     def apply(y: State, row: Row) -> Normal:
-        row, fraction, scale = row
-        return Normal(fraction * control(y, row), scale)
+        row, fraction = row
+        return Normal(jnp.sqrt(fraction) / process.sigma * control(y, row), jnp.ones((), y.dtype))
 
-    return Kernel((rows, process.fractions, ou.scales(process)), apply)
+    return Kernel((rows, process.fractions), apply)
 
 
 @jaxtyped(typechecker=beartype)
@@ -162,8 +163,8 @@ def gaussian_control(process: OU, mean: State, covariance: Float[Array, "dim dim
 def gaussian_kernel(process: OU, mean: State, covariance: Float[Array, "dim dim"]) -> Kernel:
     r"""The exact reverse kernel when the target is normal: Bayes' rule for $y_{k+1}$ given $y_k$.
 
-    The increment has mean $b_k u(y, k) / \sqrt{1 - b_k}$, with the exact control $u$, and covariance
-    $\sigma^2 b_k\, C_{k+1} C_k^{-1}$. With the exact marginal as prior every path has the same weight, `Z`, at every
+    The innovation has mean $\sqrt{b_k / (1 - b_k)}\,u(y, k) / \sigma$, with the exact control $u$, and covariance
+    $C_{k+1} C_k^{-1}$. With the exact marginal as prior every path has the same weight, `Z`, at every
     `K`.
 
     Args:
@@ -172,7 +173,7 @@ def gaussian_kernel(process: OU, mean: State, covariance: Float[Array, "dim dim"
         covariance: The covariance of the target, positive definite.
 
     Returns:
-        The kernel, as the law of the increment.
+        The kernel, as the law of the innovation.
 
     Example:
         >>> from dds import schedules
@@ -184,14 +185,14 @@ def gaussian_kernel(process: OU, mean: State, covariance: Float[Array, "dim dim"
     exact = gaussian_control(process, mean, covariance)
     indices = jnp.arange(process.fractions.size)
 
-    def scale(k: Int[Array, ""], fraction: Scalar) -> Float[Array, "dim dim"]:
+    def scale(k: Int[Array, ""]) -> Float[Array, "dim dim"]:
         before, after = (gaussian_marginal(process, mean, covariance, k + i).scale for i in (0, 1))
         # C_k and C_{k+1} have the same eigenvectors, so this product is symmetric.
         ratio = jax.scipy.linalg.cho_solve((before, True), after @ after.T)
-        return process.sigma * jnp.sqrt(fraction) * jnp.linalg.cholesky(ratio)
+        return jnp.linalg.cholesky(ratio)
 
     def apply(y: State, row: Row) -> Normal:
         k, fraction, scale = row
-        return Normal(fraction * exact(y, k) / jnp.sqrt(1 - fraction), scale)
+        return Normal(jnp.sqrt(fraction / (1 - fraction)) / process.sigma * exact(y, k), scale)
 
-    return Kernel((indices, process.fractions, jax.vmap(scale)(indices, process.fractions)), apply)
+    return Kernel((indices, process.fractions, jax.vmap(scale)(indices)), apply)

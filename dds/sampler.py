@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-from dds import normal
+from dds import normal, ou
 from dds.checks import require
 from dds.types import KeyArray, Path, Sampler, State, Trajectory
 
@@ -52,16 +52,16 @@ def sample_path(key: KeyArray, sampler: Sampler, *, freeze_laws: bool = False) -
     apply, captured = jax.closure_convert(apply, start, jax.tree.map(lambda row: row[0], rows))
 
     def step(y: State, inputs):
-        row, decay, noise = inputs
+        row, decay, scale, noise = inputs
         law = apply(y, row, *captured)
-        increment = normal.reparameterise(law, noise)
+        innovation = normal.reparameterise(law, noise)
         reported = apply(y, *jax.lax.stop_gradient((row, *captured))) if freeze_laws else law
-        after = decay * y + increment
-        return after, (after, increment, reported)
+        after = decay * y + scale * innovation
+        return after, (after, innovation, reported)
 
-    inputs = (rows, jnp.sqrt(1 - noising.fractions), noise[1:])
-    _, (states, increments, laws) = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), start, inputs)
-    return Path(Trajectory(jnp.concatenate([start[None], states]), increments), prior, laws)
+    inputs = (rows, jnp.sqrt(1 - noising.fractions), ou.scales(noising), noise[1:])
+    _, (states, innovations, laws) = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), start, inputs)
+    return Path(Trajectory(jnp.concatenate([start[None], states]), innovations), prior, laws)
 
 
 @jaxtyped(typechecker=beartype)
@@ -72,7 +72,7 @@ def retrace(trajectory: Trajectory, sampler: Sampler) -> Path:
     `jax.lax.stop_gradient` it gives the log-variance loss.
 
     Args:
-        trajectory: States and increments, of `sample_path` or of `dds.ou.noise_path`.
+        trajectory: States and innovations, of `sample_path` or of `dds.ou.noise_path`.
         sampler: The sampler whose laws are wanted.
 
     Returns:

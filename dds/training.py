@@ -11,7 +11,7 @@ import optax
 from beartype import beartype
 from jaxtyping import Array, Float, Int, jaxtyped
 
-from dds.checks import require
+from dds.checks import require, require_scalar
 from dds.types import KeyArray, Params, Scalar
 
 Loss = Callable[[Params, KeyArray], Scalar]
@@ -135,11 +135,7 @@ def resume(
     """
     require(updates >= 1, "updates", updates, "at least 1")
     require(block >= 1, "block", block, "at least 1")
-    shape = jax.eval_shape(loss, state.params, state.key)
-    is_scalar = (
-        isinstance(shape, jax.ShapeDtypeStruct) and shape.shape == () and jnp.issubdtype(shape.dtype, jnp.floating)
-    )
-    require(is_scalar, "the value of loss", shape, "a floating-point scalar")
+    require_scalar(jax.eval_shape(loss, state.params, state.key), "loss")
 
     state = jax.tree.map(jnp.copy, state)
     history: list[np.ndarray] = []

@@ -58,11 +58,14 @@ class OU(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """Denoising kernels of all steps, as laws of the increment `y_{k+1} - sqrt(1 - b_k) y_k` given `y_k`.
+    """Denoising kernels of all steps, as laws of the innovation given `y_k`.
+
+    The innovation of a step is `(y_{k+1} - sqrt(1 - b_k) y_k) / (sigma sqrt(b_k))`: standard normal under the reference
+    process, so a kernel says how it departs from that.
 
     Attributes:
         rows: What the kernel needs to know of each step: a PyTree with leading axis `K`.
-        apply: `(y_k, row_k) -> Normal`, the law of the increment.
+        apply: `(y_k, row_k) -> Normal`, the law of the innovation.
     """
 
     rows: Any
@@ -84,24 +87,25 @@ class Sampler(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """The states of a path, and its increments free of cancellation.
+    """The states of a path, and its innovations free of cancellation.
 
     Attributes:
         states: `y_0, ..., y_K`.
-        increments: `y_{k+1} - sqrt(1 - b_k) y_k`, computed without subtracting one state from another.
+        innovations: `(y_{k+1} - sqrt(1 - b_k) y_k) / (sigma sqrt(b_k))`, computed without subtracting one state from
+            another.
     """
 
     states: Float[Array, " steps+1 dim"]
-    increments: Float[Array, "steps dim"]
+    innovations: Float[Array, "steps dim"]
 
 
 class Path(NamedTuple):
     """A trajectory and the laws that the sampler has along it: all that `log p_0` and `log F` need.
 
     Attributes:
-        trajectory: The states and increments.
+        trajectory: The states and innovations.
         prior: The law of `y_0`.
-        kernels: The laws of the increments, with leading axis `K`.
+        kernels: The laws of the innovations, with leading axis `K`.
     """
 
     trajectory: Trajectory

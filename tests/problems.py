@@ -26,7 +26,7 @@ def shifted_normal_density(mean, covariance, log_z):
 def network_sampler(key, target, steps=16, sigma=1.3, size=0.3, **options):
     """A DDS sampler whose network is drawn at random: also the layers that start at zero."""
     noising = ou.process(schedules.cosine(steps, total=min(3.0, 0.3 * steps)), sigma)
-    network = networks.mlp(target.dim, jax.grad(target.log_density), width=16, **options)
+    network = networks.mlp(target.dim, jax.grad(target.log_density), width=8, **options)
     zeros, noise_key = network.init(key), jax.random.fold_in(key, 1)
     flat, unravel = jax.flatten_util.ravel_pytree(zeros)
     params = unravel(flat + size * jax.random.normal(noise_key, flat.shape) / 4)

@@ -36,16 +36,19 @@ def test_gradient_is_that_of_finite_differences(float64):
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     direction = jax.random.normal(jax.random.key(2), flat.shape)
     step = 1e-5
-    up, down = (loss(unravel(flat + sign * step * direction), key) for sign in (1, -1))
-    slope = jax.grad(lambda flat: loss(unravel(flat), key))(flat) @ direction
+    value = jax.jit(lambda flat: loss(unravel(flat), key))
+    up, down = (value(flat + sign * step * direction) for sign in (1, -1))
+    slope = jax.jit(jax.grad(value))(flat) @ direction
     assert slope == pytest.approx(float((up - down) / (2 * step)), rel=1e-6)
 
 
 def test_sticking_the_landing_has_the_same_values_and_mean_gradient():
     make, params = network_sampler(jax.random.key(0), TARGET, steps=8)
     plain, stuck = path_loss(make, TARGET), path_loss(make, TARGET, freeze_laws=True)
-    keys = jax.random.split(jax.random.key(1), 5_000)
-    np.testing.assert_allclose(*(jax.vmap(loss, (None, 0))(params, keys[:50]) for loss in (plain, stuck)), rtol=1e-5)
+    keys = jax.random.split(jax.random.key(1), 2_000)
+    np.testing.assert_allclose(
+        *(jax.jit(jax.vmap(loss, (None, 0)))(params, keys[:50]) for loss in (plain, stuck)), rtol=1e-5
+    )
 
     difference = gradients(plain, params, keys) - gradients(stuck, params, keys)
     directions = np.random.default_rng(0).normal(size=(difference.shape[1], 20))
@@ -90,12 +93,14 @@ def test_stopping_the_score_biases_the_gradient():
 
     def bias_in_standard_errors(loss):
         difference = gradients(loss, gates, keys) - true
-        return np.abs(difference.mean(axis=0) / (difference.std(axis=0) / np.sqrt(len(keys)))).max()
+        # The last gate moves nothing but the end of the path: there the three agree to rounding.
+        return np.abs(difference.mean(axis=0) / (1e-6 + difference.std(axis=0) / np.sqrt(len(keys)))).max()
 
     assert bias_in_standard_errors(path_loss(make(False), target, freeze_laws=True)) < 6
     assert bias_in_standard_errors(path_loss(make(True), target)) > 20
 
 
+@pytest.mark.slow
 def test_log_variance_gradient_on_the_samplers_own_paths_is_twice_that_of_reverse_kl():
     # Richter et al. (2020): on-policy the two expectations are proportional; paths must carry no gradient.
     make, params = network_sampler(jax.random.key(0), TARGET, steps=6)
@@ -110,9 +115,11 @@ def test_log_variance_gradient_on_the_samplers_own_paths_is_twice_that_of_revers
         return losses.log_variance(jax.vmap(one)(jax.random.split(key, 100)))
 
     variance_rows = np.asarray(
-        jax.lax.map(lambda key: jax.grad(batch_loss)(flat, key), jax.random.split(jax.random.key(1), 200))
+        jax.jit(lambda keys: jax.lax.map(lambda key: jax.grad(batch_loss)(flat, key), keys))(
+            jax.random.split(jax.random.key(1), 200)
+        )
     )
-    kl_rows = gradients(path_loss(make, TARGET, True), params, jax.random.split(jax.random.key(2), 5_000))
+    kl_rows = gradients(path_loss(make, TARGET, True), params, jax.random.split(jax.random.key(2), 2_000))
     directions = np.random.default_rng(0).normal(size=(len(flat), 20))
     one, other = variance_rows @ directions, 2 * kl_rows @ directions
     error = np.hypot(one.std(axis=0) / np.sqrt(len(one)), other.std(axis=0) / np.sqrt(len(other)))

@@ -62,7 +62,10 @@ def test_noising_path_is_consistent_and_has_the_law_of_the_process(float64):
     paths = jax.vmap(lambda key: ou.noise_path(key, noising, x))(jax.random.split(jax.random.key(0), 50_000))
     states = np.asarray(paths.states)
     decays = np.sqrt(1 - np.asarray(noising.fractions))[:, None]
-    np.testing.assert_allclose(paths.increments, states[:, 1:] - decays * states[:, :-1], atol=1e-12)
+    scales = np.asarray(ou.scales(noising))[:, None]
+    np.testing.assert_allclose(
+        scales * np.asarray(paths.innovations), states[:, 1:] - decays * states[:, :-1], atol=1e-12
+    )
     for level, column in zip(ou.noise_levels(noising.fractions)[:-1], states[:, :-1, 0].T, strict=True):
         law = ou.transition(x, level, noising.sigma)
         assert scipy.stats.kstest((column - law.mean[0]) / law.scale, "norm").pvalue > 1e-6

@@ -1,12 +1,11 @@
 """A target of your own, checked before anything is spent on it."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-from dds.checks import require
+from dds.checks import require, require_scalar
 from dds.types import LogDensity, Target
 
 
@@ -43,9 +42,7 @@ def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, p
 
     x = scale * jax.random.normal(jax.random.key(0), (points, dim))
     value = _attempt("evaluated", lambda: jax.eval_shape(log_density, x[0]), dim)
-    is_scalar = getattr(value, "shape", None) == () and jnp.issubdtype(value.dtype, jnp.floating)
-    came = f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else value
-    require(is_scalar, "the value of log_density", came, "a floating-point scalar")
+    require_scalar(value, "log_density")
     _attempt("differentiated", lambda: jax.eval_shape(jax.grad(log_density), x[0]), dim)
 
     values, gradients = map(np.asarray, jax.jit(jax.vmap(jax.value_and_grad(log_density)))(x))

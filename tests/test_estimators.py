@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dds import estimators
+
+# Normal log weights with mean -s^2 / 2: w has mean 1, log w has mean -s^2 / 2 under the sampler and s^2 / 2 under the
+# target, and the ESS is exp(-s^2) from either side.
+SPREAD = 0.6
+
+
+def lognormal(key, count=200_000, sign=-1):
+    return sign * SPREAD**2 / 2 + SPREAD * jax.random.normal(key, (count,))
+
+
+def test_lognormal_weights_from_both_sides():
+    reverse, forward = lognormal(jax.random.key(0)), lognormal(jax.random.key(1), sign=1)
+    for estimate, truth in (
+        (estimators.log_z(reverse), 0.0),
+        (estimators.elbo(reverse), -(SPREAD**2) / 2),
+        (estimators.eubo(forward), SPREAD**2 / 2),
+    ):
+        assert abs(estimate.value - truth) < 6 * estimate.standard_error
+    for fraction in (
+        estimators.effective_sample_size(reverse),
+        estimators.forward_effective_sample_size(forward),
+    ):
+        assert fraction == pytest.approx(np.exp(-(SPREAD**2)), rel=0.02)
+
+
+def test_standard_error_is_the_spread_of_repeats():
+    repeats = jax.vmap(lambda key: estimators.log_z(lognormal(key, 500)))(jax.random.split(jax.random.key(0), 2000))
+    assert np.std(repeats.value) == pytest.approx(float(np.mean(repeats.standard_error)), rel=0.1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(values=st.lists(st.floats(-5, 5), min_size=3, max_size=3), shift=st.sampled_from([-1e4, -50.0, 50.0, 1e4]))
+def test_a_factor_of_the_density_shifts_log_z_and_nothing_else(values, shift):
+    with jax.enable_x64(True):
+        log_w = jnp.asarray(values)
+        for estimate in (estimators.log_z, estimators.elbo):
+            one, other = estimate(log_w), estimate(log_w + shift)
+            assert other.value == pytest.approx(float(one.value) + shift, abs=1e-8)
+            assert other.standard_error == pytest.approx(float(one.standard_error), abs=1e-8)
+        for fraction in (estimators.effective_sample_size, estimators.forward_effective_sample_size):
+            assert fraction(log_w + shift) == pytest.approx(float(fraction(log_w)), rel=1e-6)
+
+
+def test_weights_of_zero_count_as_samples():
+    log_w = jnp.array([0.0, 0.0, -jnp.inf, -jnp.inf])
+    assert estimators.log_z(log_w).value == pytest.approx(np.log(0.5))
+    assert estimators.effective_sample_size(log_w) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("shape", [0.3, 0.6, 0.9])
+def test_pareto_k_finds_the_shape_of_the_tail(shape):
+    weights = scipy.stats.genpareto.rvs(shape, size=100_000, random_state=1)
+    assert estimators.pareto_k(np.log(weights)) == pytest.approx(shape, abs=0.1)
+
+
+def test_pareto_k_of_degenerate_weights():
+    assert estimators.pareto_k(np.zeros(100)) == -np.inf
+    assert estimators.pareto_k(np.append(np.zeros(100), np.nan)) == np.inf
+    assert estimators.pareto_k(np.full(100, -np.inf)) == np.inf
+
+
+def test_resampling_follows_the_weights_within_one_copy():
+    log_w = jax.random.normal(jax.random.key(0), (50,))
+    expected = 1000 * np.asarray(jax.nn.softmax(log_w))
+    counts = np.bincount(estimators.resample(jax.random.key(1), log_w, 1000), minlength=50)
+    assert np.abs(counts - expected).max() < 1.01
+    draws = jax.vmap(lambda key: estimators.resample(key, log_w, 3))(jax.random.split(jax.random.key(2), 20_000))
+    rates = np.bincount(np.asarray(draws).ravel(), minlength=50) / 20_000
+    assert np.all(np.abs(rates - expected * 3 / 1000) < 6 * np.sqrt(expected * 3 / 1000 / 20_000) + 1e-4)
+
+
+def test_resampling_never_picks_a_zero_weight():
+    log_w = jnp.array([-jnp.inf, 0.0, -jnp.inf, 0.0, -jnp.inf])
+    assert set(np.asarray(estimators.resample(jax.random.key(0), log_w, 100)).tolist()) == {1, 3}
