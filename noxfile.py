@@ -1,4 +1,4 @@
-"""The checks: `nox` runs all but `bench`, `nox -s NAME` one of them, and what follows `--` goes to its tool."""
+"""The checks: `nox` runs all but `bench` and `paper`, `nox -s NAME` one of them; what follows `--` goes to its tool."""
 
 import nox
 
@@ -26,11 +26,10 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Tests, and the examples of the docstrings and the README."""
+    """Tests, and the examples of the docstrings."""
     install(session, "test", ".[cli]")
     # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
-    examples = ["--doctest-modules", "--pyargs", "dds", "--doctest-glob=README.md", "README.md"]
-    pytest(session, "-m", "not slow", "-n", "2", "tests", *examples)
+    pytest(session, "-m", "not slow", "-n", "2", "tests", "--doctest-modules", "--pyargs", "dds")
 
 
 @nox.session
@@ -52,6 +51,14 @@ def bench(session: nox.Session) -> None:
     """Timings."""
     install(session, "bench", ".[cli]")
     session.run("pytest", "-o", "python_files=bench_*.py", "tests", *session.posargs)
+
+
+@nox.session(default=False)
+def paper(session: nox.Session) -> None:
+    """The paper's setting on the funnel, at 64 and 128 steps: the figures of one training each, half an hour in all."""
+    install(session, "test", ".[cli]")
+    for steps in ("64", "128"):
+        session.run("python", "tests/paper.py", "--steps", steps, *session.posargs)
 
 
 def install(session: nox.Session, group: str, *packages: str) -> None:

@@ -61,9 +61,9 @@ def run(
     target: Annotated[str, tyro.conf.Positional] = "funnel",
     *,
     dim: int | None = None,
-    steps: int = 64,
+    steps: int = 128,
     updates: int = 2000,
-    batch: int = 300,
+    batch: int = 100,
     samples: int = 10_000,
     seed: int = 0,
     sigma: float = 1.075,
@@ -250,7 +250,7 @@ def paint(output, history, figures, points, log_weights, exact, states, plane, l
         return
     points, states = np.asarray(points[:, :2]), np.asarray(states[..., :2]).swapaxes(0, 1)
     exact = None if exact is None else np.asarray(exact[:, :2])
-    x_limits, y_limits = plots.limits(points if exact is None else exact)
+    x_limits, y_limits = plots.limits(points if exact is None else exact, coverage=0.97)
     if plane is None:
         grid = plots.histogram_grid(points, x_limits, y_limits, log_weights=log_weights)
     else:

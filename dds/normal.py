@@ -6,9 +6,29 @@ Every law of the library is one of these: the prior, a step of the forward proce
 import jax
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import jaxtyped
+from jaxtyping import Array, Float, jaxtyped
 
-from dds.types import Normal, Scalar, State
+from dds.types import KeyArray, Normal, Scalar, State
+
+
+@jaxtyped(typechecker=beartype)
+def path_noise(key: KeyArray, count: int, like: State) -> Float[Array, "count dim"]:
+    """Standard normal noise for all points of a path, in one draw.
+
+    Args:
+        key: The random key.
+        count: The number of points.
+        like: A point, for its dimension and type.
+
+    Returns:
+        The noise, one row a point.
+
+    Example:
+        >>> path_noise(jax.random.key(0), 5, jnp.zeros(2)).shape
+        (5, 2)
+    """
+    # The long axis last: XLA's CPU code for the generator runs along it in vector instructions, and compiles faster.
+    return jax.random.normal(key, (like.size, count), like.dtype).T
 
 
 @jaxtyped(typechecker=beartype)

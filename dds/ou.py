@@ -148,7 +148,7 @@ def noise_path(key: KeyArray, process: OU, x: State) -> Trajectory:
         >>> trajectory.states.shape, trajectory.states[-1].tolist()
         ((9, 3), [1.0, 1.0, 1.0])
     """
-    noise = jax.random.normal(key, (process.fractions.size, x.size), x.dtype)
+    noise = normal.path_noise(key, process.fractions.size, x)
 
     def step(after: State, inputs: tuple[Scalar, State]) -> tuple[State, tuple[State, State]]:
         fraction, noise = inputs

@@ -44,10 +44,8 @@ def sample_path(key: KeyArray, sampler: Sampler, *, freeze_laws: bool = False) -
         ((9, 2), (8, 2))
     """
     prior, noising, (rows, apply) = sampler
-    steps, dim = noising.fractions.size, prior.mean.size
     _require_rows(sampler)
-    # The long axis last: XLA's CPU code for the generator runs along it in vector instructions.
-    noise = jax.random.normal(key, (dim, steps + 1), prior.mean.dtype).T
+    noise = normal.path_noise(key, noising.fractions.size + 1, prior.mean)
     start = normal.reparameterise(prior, noise[0])
     apply, captured = jax.closure_convert(apply, start, jax.tree.map(lambda row: row[0], rows))
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from problems import log_weights, network_sampler, normal_target
 
-from dds import estimators, losses, ou, reversal, sampler, schedules
+from dds import estimators, losses, normal, ou, reversal, sampler, schedules
 from dds.targets import funnel, gaussian_mixture
 from dds.types import Normal, Sampler, Target
 
@@ -53,8 +53,7 @@ def one_path(steps=12, sigma=1.3):
     law = make(params)
     key = jax.random.key(7)
     path = jax.jit(lambda key: sampler.sample_path(key, law))(key)
-    # The same draws as sample_path makes: see there.
-    noise = jax.random.normal(key, (target.dim, steps + 1)).T[1:]
+    noise = normal.path_noise(key, steps + 1, path.prior.mean)[1:]  # the draws that sample_path makes
     return target, law, path, noise
 
 

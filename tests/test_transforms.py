@@ -55,6 +55,7 @@ def cases():
 
     path = partial(sampler.sample_path, KEY)
     return {
+        "normal.path_noise": (lambda x: normal.path_noise(KEY, 4, x), (x,)),
         "normal.reparameterise": (normal.reparameterise, (law, x)),
         "normal.standardise": (normal.standardise, (law, x)),
         "normal.log_determinant": (normal.log_determinant, (law,)),
