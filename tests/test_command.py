@@ -44,8 +44,8 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
     assert 0 < summary["ess"] <= 1
     assert summary["log_z_true"] == 0
     with np.load(tmp_path / "samples.npz", allow_pickle=False) as archive:
-        assert archive["samples"].shape == (200, 3)
-        log_weights = archive["log_weights"]
+        samples, log_weights = archive["samples"], archive["log_weights"]
+    assert samples.shape == (200, 3)
     assert log_weights.shape == (200,)
     assert summary["log_z"] == pytest.approx(np.log(np.mean(np.exp(log_weights))), abs=1e-4)
     assert summary["elbo"] == pytest.approx(log_weights.mean(), abs=1e-4)
@@ -56,19 +56,15 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
             assert picture.width > 500
     with Image.open(tmp_path / "animation.gif") as animation:
         assert animation.n_frames == 9
+    run(monkeypatch, "funnel", *SMALL, "--dim", 3, "--seed", 5, "--no-pictures", "--output", tmp_path / "again")
+    with np.load(tmp_path / "again" / "samples.npz") as archive:  # the same seed, the same samples
+        np.testing.assert_array_equal(archive["samples"], samples)
     printed = capsys.readouterr().out
     for words in ("log Z", "ELBO", "ESS", "Pareto k", "seconds", "rust log Z"):
         assert words in printed
 
 
-def test_same_seed_same_samples(monkeypatch, tmp_path):
-    for name in ("a", "b"):
-        run(monkeypatch, "gaussian", *SMALL, "--no-pictures", "--output", tmp_path / name)
-    one, other = (np.load(tmp_path / name / "samples.npz")["samples"] for name in ("a", "b"))
-    np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("dim", [1, 3])
 def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
     (tmp_path / f"own_{dim}.py").write_text("def log_density(x):\n    return -(x @ x) / 2\n")
     monkeypatch.chdir(tmp_path)

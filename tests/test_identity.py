@@ -28,13 +28,14 @@ def test_mean_weight_is_the_normalising_constant(seed, steps):
 @pytest.mark.parametrize("seed", range(2))
 def test_mean_inverse_weight_on_noised_samples_is_the_inverse(seed):
     make, params = network_sampler(jax.random.key(seed), SHIFTED)
-    law = make(params)
+    law, sample = make(params), MIXTURE.sample
+    assert sample is not None
 
     @jax.jit
     @jax.vmap
     def backward(key):
         sample_key, noise_key = jax.random.split(key)
-        back = ou.noise_path(noise_key, law.noising, SHIFTED.sample(sample_key))
+        back = ou.noise_path(noise_key, law.noising, sample(sample_key))
         return losses.log_weight(sampler.retrace(back, law), law.noising, SHIFTED.log_density)
 
     log_w = backward(jax.random.split(jax.random.key(10 + seed), 20_000))

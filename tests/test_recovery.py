@@ -75,7 +75,7 @@ def test_exact_gaussian_kernel_reaches_the_target():
 @pytest.mark.parametrize("schedule", [schedules.linear, pytest.param(schedules.constant, marks=pytest.mark.slow)])
 def test_exact_control_has_a_gap_that_shrinks_as_one_over_the_steps(float64, schedule):
     mean, covariance = normal_target(3)
-    steps, gaps, errors = np.array([16, 32, 64, 128]), [], []
+    steps, gaps, errors = np.array([32, 64, 128]), [], []
     for count in steps:
         noising = ou.process(schedule(int(count), total=4.0), 1.4)
         control = reversal.gaussian_control(noising, mean, covariance)
@@ -87,9 +87,7 @@ def test_exact_control_has_a_gap_that_shrinks_as_one_over_the_steps(float64, sch
     gaps, errors = np.array(gaps), np.array(errors)
     local = np.diff(np.log(gaps)) / np.diff(np.log(steps))
     noise = np.hypot(errors[1:] / gaps[1:], errors[:-1] / gaps[:-1]) / np.log(2)
-    # The first slopes still carry the next order, 1 / K^2.
-    assert np.all(np.abs(local[1:] + 1) < 0.1 + 6 * noise[1:]), (local, noise)
-    assert abs(local[-1] + 1) < abs(local[0] + 1) + 6 * noise[-1]
+    assert np.all(np.abs(local + 1) < 0.1 + 6 * noise), (local, noise)
 
 
 def test_rotating_everything_leaves_the_weight(float64):

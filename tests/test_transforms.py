@@ -121,11 +121,7 @@ def test_every_public_function_is_here():
 def test_jit_vmap_and_grad(precision, name):
     function, arguments = cases()[name]
     arguments = jax.tree.map(lambda x: x.astype(precision), arguments)
-    plain = function(*arguments)
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 1e-9, "atol": 1e-12}
-    for leaf in jax.tree.leaves(plain):
-        assert leaf.dtype == precision or not jnp.issubdtype(leaf.dtype, jnp.floating)
-
     traces = []
 
     def counted(*arguments):
@@ -136,12 +132,13 @@ def test_jit_vmap_and_grad(precision, name):
     twice = [compiled(*arguments), compiled(*arguments)]
     assert len(traces) == 1
     jax.tree.map(np.testing.assert_array_equal, *twice)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), plain, twice[0])
+    for leaf in jax.tree.leaves(twice):
+        assert leaf.dtype == precision or not jnp.issubdtype(leaf.dtype, jnp.floating)
 
     batch = jax.tree.map(lambda x: jnp.stack([x, x]), arguments)
+    rows = jax.tree.map(np.asarray, jax.jit(jax.vmap(function))(*batch))
     for i in range(2):
-        row = jax.tree.map(lambda leaf, i=i: leaf[i], jax.jit(jax.vmap(function))(*batch))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), plain, row)
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a, b[i], **tolerance), twice[0], rows)
 
     if precision == "float64" and name != "estimators.resample":  # indices have no gradient
         check_grads(jax.jit(function), arguments, order=1, modes=["rev"], rtol=1e-4, atol=1e-5)

@@ -30,6 +30,7 @@ def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, p
             finite or vanishes everywhere.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from_log_density(lambda x: -jnp.sum(x**2), 3).dim
         3
         >>> from_log_density(lambda x: -(x**2), 3)
