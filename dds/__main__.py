@@ -188,7 +188,6 @@ def find_target(name: str, dim: int | None, scale: float) -> tuple[Target, Targe
     known = f"one of {', '.join(NAMED)}, or an importable log density as my_module:log_density"
     require(bool(colon and module and attribute), "target", repr(name), known)
     require(dim is not None, "dim", dim, "given for a log density of your own")
-    sys.path.insert(0, "")
     try:
         log_density = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

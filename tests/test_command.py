@@ -67,7 +67,7 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("dim", [1, 3])
 def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
     (tmp_path / f"own_{dim}.py").write_text("def log_density(x):\n    return -(x @ x) / 2\n")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     run(monkeypatch, f"own_{dim}:log_density", "--dim", dim, *SMALL, "--output", tmp_path / "out")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["dim"] == dim
