@@ -47,6 +47,7 @@ def test_gradient_is_that_of_finite_differences(float64):
     assert slope == pytest.approx(float((up - down) / (2 * step)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_sticking_the_landing_has_the_same_values_and_mean_gradient():
     make, params = network_sampler(jax.random.key(0), TARGET, steps=8)
     plain, stuck = path_loss(make, TARGET), path_loss(make, TARGET, freeze_laws=True)
