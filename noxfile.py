@@ -1,4 +1,4 @@
-"""The checks: `nox` runs all but `bench` and `paper`, `nox -s NAME` one of them; what follows `--` goes to its tool."""
+"""The checks: `nox` runs all but `bench` and `figures`, `nox -s NAME` one of them; what follows `--` goes to its tool."""
 
 import nox
 
@@ -54,11 +54,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def paper(session: nox.Session) -> None:
-    """The paper's setting on the funnel, at 64 and 128 steps: the figures of one training each, half an hour in all."""
+def figures(session: nox.Session) -> None:
+    """The figures of the README: the paper's setting at 64 and 128 steps, and the command's default over three seeds."""
     install(session, "test", ".[cli]")
     for steps in ("64", "128"):
-        session.run("python", "tests/paper.py", "--steps", steps, *session.posargs)
+        session.run("python", "tests/paper.py", "--steps", steps)
+    session.run("python", "tests/default.py")
 
 
 def install(session: nox.Session, group: str, *packages: str) -> None:

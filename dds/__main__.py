@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from jaxtyping import Array
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -27,7 +28,7 @@ from rich.table import Table
 from dds import losses, networks, ou, plots, reversal, sampler, schedules, storage, targets, training
 from dds.checks import require
 from dds.report import Report, report, verdict
-from dds.types import KeyArray, Params, Sampler, Scalar, State, Target, Trajectory
+from dds.types import KeyArray, Params, Sampler, Scalar, State, Target
 
 
 class Named(NamedTuple):
@@ -121,34 +122,33 @@ def run(
         control = partial(network.apply, params)
         return Sampler(prior, noising, reversal.denoising_kernel(noising, control, network.tabulate(params, steps)))
 
-    def weigh(params: Params, key: KeyArray, freeze_laws: bool = False) -> tuple[Scalar, Trajectory]:
-        path = sampler.sample_path(key, diffusion(params), freeze_laws=freeze_laws)
-        return losses.log_weight(path, noising, density.log_density), path.trajectory
-
-    def weigh_back(params: Params, sample: Callable[[KeyArray], State], key: KeyArray) -> Scalar:
-        sample_key, noise_key = jax.random.split(key)
-        back = ou.noise_path(noise_key, noising, sample(sample_key))
-        return losses.log_weight(sampler.retrace(back, diffusion(params)), noising, density.log_density)
-
     def loss(params: Params, key: KeyArray) -> Scalar:
-        log_weights, _ = jax.vmap(lambda key: weigh(params, key, freeze_laws=True))(jax.random.split(key, batch))
-        return losses.reverse_kl(log_weights)
+        def log_weight(key: KeyArray) -> Scalar:
+            path = sampler.sample_path(key, diffusion(params), freeze_laws=True)
+            return losses.log_weight(path, noising, density.log_density)
+
+        return losses.reverse_kl(jax.vmap(log_weight)(jax.random.split(key, batch)))
 
     optimiser = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, updates, 0.01))
     )
-    init_key, fit_key, draw_key, exact_key, picture_key = jax.random.split(jax.random.key(seed), 5)
+    init_key, fit_key, draw_key, exact_key = jax.random.split(jax.random.key(seed), 4)
     with watch(console, updates) as callback:
         fit = training.fit(fit_key, network.init(init_key), loss, optimiser, updates, block=25, callback=callback)
 
-    def draw(key: KeyArray) -> tuple[Scalar, State]:
-        log_weight, trajectory = weigh(fit.params, key)
-        return log_weight, trajectory.states[-1]
+    def forth(key: KeyArray) -> tuple[Scalar, State, Array]:
+        path = sampler.sample_path(key, diffusion(fit.params))
+        states = path.trajectory.states
+        return losses.log_weight(path, noising, density.log_density), states[-1], states[:, :2]
 
-    log_weights, points = many(draw, draw_key, samples)
-    forward = (
-        None if density.sample is None else many(partial(weigh_back, fit.params, density.sample), exact_key, samples)
-    )
+    def back(sample: Callable[[KeyArray], State], key: KeyArray) -> tuple[Scalar, State]:
+        sample_key, noise_key = jax.random.split(key)
+        x = sample(sample_key)
+        path = sampler.retrace(ou.noise_path(noise_key, noising, x), diffusion(fit.params))
+        return losses.log_weight(path, noising, density.log_density), x
+
+    log_weights, points, planes = many(forth, draw_key, samples)
+    forward, exact = (None, None) if density.sample is None else many(partial(back, density.sample), exact_key, samples)
     figures = report(log_weights, log_z_true=density.log_z, forward_log_weights=forward)
     seconds = time.perf_counter() - started
 
@@ -172,9 +172,7 @@ def run(
     storage.save(output / "parameters.npz", fit.params)
     if pictures:
         with console.status("drawing"):
-            _, trajectories = many(partial(weigh, fit.params), picture_key, 500)
-            exact = None if density.sample is None else many(density.sample, exact_key, samples)
-            paint(output, fit.losses, figures, points, log_weights, exact, trajectories.states, plane, labels)
+            paint(output, fit.losses, figures, points, log_weights, exact, planes[:500], plane, labels)
     show(console, summary, figures, output)
 
 
@@ -247,7 +245,7 @@ def paint(output, history, figures, points, log_weights, exact, states, plane, l
     plots.training_history(history, log_z=figures.log_z_true).savefig(output / "training.png")
     if points.shape[1] < 2:
         return
-    points, states = np.asarray(points[:, :2]), np.asarray(states[..., :2]).swapaxes(0, 1)
+    points, states = np.asarray(points[:, :2]), np.asarray(states).swapaxes(0, 1)
     exact = None if exact is None else np.asarray(exact[:, :2])
     x_limits, y_limits = plots.limits(points if exact is None else exact, coverage=0.97)
     if plane is None:

@@ -151,10 +151,10 @@ def gaussian_control(process: OU, mean: State, covariance: Float[Array, "dim dim
         >>> bool(jnp.allclose(exact(jnp.ones(2), 3), 0.0, atol=1e-6))
         True
     """
+    means, factors = _gaussian_marginals(process, mean, covariance)
 
     def exact(y: State, k: Row) -> State:
-        law = gaussian_marginal(process, mean, covariance, k)
-        return control(y, -jax.scipy.linalg.cho_solve((law.scale, True), y - law.mean), process.sigma)
+        return control(y, -jax.scipy.linalg.cho_solve((factors[k], True), y - means[k]), process.sigma)
 
     return exact
 
@@ -183,16 +183,21 @@ def gaussian_kernel(process: OU, mean: State, covariance: Float[Array, "dim dim"
         (2, 2)
     """
     exact = gaussian_control(process, mean, covariance)
-    indices = jnp.arange(process.fractions.size)
+    _, factors = _gaussian_marginals(process, mean, covariance)
 
-    def scale(k: Int[Array, ""]) -> Float[Array, "dim dim"]:
-        before, after = (gaussian_marginal(process, mean, covariance, k + i).scale for i in (0, 1))
+    def scale(before: Float[Array, "dim dim"], after: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
         # C_k and C_{k+1} have the same eigenvectors, so this product is symmetric.
-        ratio = jax.scipy.linalg.cho_solve((before, True), after @ after.T)
-        return jnp.linalg.cholesky(ratio)
+        return jnp.linalg.cholesky(jax.scipy.linalg.cho_solve((before, True), after @ after.T))
 
     def apply(y: State, row: Row) -> Normal:
         k, fraction, scale = row
         return Normal(jnp.sqrt(fraction / (1 - fraction)) / process.sigma * exact(y, k), scale)
 
-    return Kernel((indices, process.fractions, jax.vmap(scale)(indices)), apply)
+    scales = jax.vmap(scale)(factors[:-1], factors[1:])
+    return Kernel((jnp.arange(process.fractions.size), process.fractions, scales), apply)
+
+
+def _gaussian_marginals(process: OU, mean: State, covariance: Float[Array, "dim dim"]) -> Normal:
+    """All marginals at once, so that a kernel that is applied at every step factorises nothing there."""
+    indices = jnp.arange(process.fractions.size + 1)
+    return jax.vmap(lambda k: gaussian_marginal(process, mean, covariance, k))(indices)

@@ -1,5 +1,7 @@
-"""The time of training: Neal's funnel in ten dimensions, 64 steps, batches of 300; 20 updates a round."""
+"""The time of an import, and of training: Neal's funnel in ten dimensions, 64 steps, batches of 300, 20 updates."""
 
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -11,6 +13,11 @@ from dds import losses, networks, ou, reversal, sampler, schedules, targets, tra
 from dds.types import Sampler
 
 UPDATES, BATCH, STEPS = 20, 300, 64
+
+
+@pytest.mark.parametrize("modules", ["jax, optax", "jax, optax, dds"])
+def test_import(benchmark, modules):
+    benchmark.pedantic(subprocess.check_call, ([sys.executable, "-c", f"import {modules}"],), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("freeze_laws", [False, True], ids=["reverse_kl", "sticking_the_landing"])

@@ -1,7 +1,6 @@
 """The command, end to end, small."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -111,7 +110,6 @@ def test_help_is_complete():
     assert "my_module:log_density" in text
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to a child")
 def test_interrupting_evaluates_and_saves_what_there_is(tmp_path):
     arguments = ["funnel", *SMALL, "--updates", "1000000", "--no-pictures", "--output", str(tmp_path)]
     with subprocess.Popen([sys.executable, "-m", "dds", *arguments], stdout=subprocess.PIPE, text=True) as process:

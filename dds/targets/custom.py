@@ -8,9 +8,12 @@ from jaxtyping import jaxtyped
 from dds.checks import require, require_scalar
 from dds.types import LogDensity, Target
 
+POINTS = 64
+"""The number of points at which a density is tried."""
+
 
 @jaxtyped(typechecker=beartype)
-def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, points: int = 64) -> Target:
+def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0) -> Target:
     r"""Makes a target of any unnormalised log density that JAX can differentiate, or says plainly what is wrong.
 
     The density is tried at points drawn from $\mathcal N(0, s^2 I)$, where a sampler with that prior starts.
@@ -19,7 +22,6 @@ def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, p
         log_density: The log density, from a point of shape `(dim,)` to a scalar.
         dim: The dimension, at least 1.
         scale: The standard deviation `s` of the points, positive.
-        points: The number of points, at least 2.
 
     Returns:
         The target; nothing is known of its samples and its `log_z`.
@@ -39,9 +41,8 @@ def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, p
     """
     require(dim >= 1, "dim", dim, "at least 1")
     require(0 < scale < float("inf"), "scale", scale, "positive and finite")
-    require(points >= 2, "points", points, "at least 2")
 
-    x = scale * jax.random.normal(jax.random.key(0), (points, dim))
+    x = scale * jax.random.normal(jax.random.key(0), (POINTS, dim))
     value = _attempt("evaluated", lambda: jax.eval_shape(log_density, x[0]), dim)
     require_scalar(value, "log_density")
     _attempt("differentiated", lambda: jax.eval_shape(jax.grad(log_density), x[0]), dim)
@@ -52,11 +53,11 @@ def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, p
         require(
             not bad.any(),
             "log_density",
-            f"{name} at {bad.sum()} of {points} points, one of them x = {where}",
+            f"{name} at {bad.sum()} of {POINTS} points, one of them x = {where}",
             "below infinity",
         )
     inside = np.isfinite(values)
-    where = f"-infinity at all of {points} points drawn from N(0, {scale}^2 I)"
+    where = f"-infinity at all of {POINTS} points drawn from N(0, {scale}^2 I)"
     require(
         bool(inside.any()),
         "log_density",
@@ -64,10 +65,10 @@ def from_log_density(log_density: LogDensity, dim: int, *, scale: float = 1.0, p
         "finite where the sampler starts: shift or rescale it, or change its scale",
     )
     steep = inside & ~np.isfinite(gradients).all(axis=1)
-    came = f"one that is not at {steep.sum()} of {points} points, one of them x = {x[np.argmax(steep)]}"
+    came = f"one that is not at {steep.sum()} of {POINTS} points, one of them x = {x[np.argmax(steep)]}"
     require(not steep.any(), "the gradient of log_density", came, "finite wherever its value is")
     flat = not gradients[inside].any() and np.ptp(values[inside]) > 0
-    came = f"zero at all of {points} points, though the values differ"
+    came = f"zero at all of {POINTS} points, though the values differ"
     require(not flat, "the gradient of log_density", came, "other than zero: does it round, compare or stop gradients")
     return Target(dim, log_density)
 
