@@ -1,4 +1,4 @@
-"""The checks: `nox` runs all but `bench` and `figures`, `nox -s NAME` one of them; what follows `--` goes to its tool."""
+"""The checks: `nox` runs all but `bench` and `figures`; `nox -s NAME` one; what follows `--` goes to its tool."""
 
 import nox
 
@@ -55,7 +55,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def figures(session: nox.Session) -> None:
-    """The figures of the README: the paper's setting at 64 and 128 steps, and the command's default over three seeds."""
+    """The figures of the README: the paper's setting at 64 and 128 steps, and the command over three seeds."""
     install(session, "test", ".[cli]")
     for steps in ("64", "128"):
         session.run("python", "tests/paper.py", "--steps", steps)

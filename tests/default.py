@@ -1,6 +1,6 @@
 """The command with its default options on the funnel, over seeds: `python tests/default.py`. Prints one line a seed.
 
-Beside what the command reports it says what the samples miss: v has standard deviation 3, and 0.091 of it in either tail.
+Beside what the command reports it says what the samples miss: v has standard deviation 3, and 0.091 in either tail.
 """
 
 import json
