@@ -1,4 +1,4 @@
-"""The checks: `nox` runs all but `bench` and `figures`; `nox -s NAME` one; what follows `--` goes to its tool."""
+"""The checks: `nox` runs all but `bench`, `paper`, `results`; `nox -s NAME` one; what follows `--` goes to its tool."""
 
 import nox
 
@@ -54,12 +54,18 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def figures(session: nox.Session) -> None:
-    """The figures of the README: the paper's setting at 64 and 128 steps, and the command over three seeds."""
+def paper(session: nox.Session) -> None:
+    """Plain DDS on the funnel in the paper's setting, at 64 and 128 steps."""
     install(session, "test", ".[cli]")
     for steps in ("64", "128"):
-        session.run("python", "tests/paper.py", "--steps", steps)
-    session.run("python", "tests/default.py")
+        session.run("python", "tests/paper.py", "--steps", steps, *session.posargs)
+
+
+@nox.session(default=False)
+def results(session: nox.Session) -> None:
+    """The command on all targets over three seeds, into `docs/results.json` and `docs/results.md`; resumable."""
+    install(session, "test", ".[cli]")
+    session.run("python", "tests/results.py", *session.posargs)
 
 
 def install(session: nox.Session, group: str, *packages: str) -> None:

@@ -1,9 +1,26 @@
 """Denoising diffusion samplers: samples and normalising constants of unnormalised densities, as pure JAX functions."""
 
-from dds import estimators, losses, networks, normal, ou, reversal, sampler, schedules, targets, training, types
+from dds import (
+    estimators,
+    exploration,
+    learned,
+    losses,
+    networks,
+    normal,
+    ou,
+    reversal,
+    sampler,
+    schedules,
+    targets,
+    training,
+    types,
+    whitening,
+)
 
 __all__ = [
     "estimators",
+    "exploration",
+    "learned",
     "losses",
     "networks",
     "normal",
@@ -14,5 +31,6 @@ __all__ = [
     "targets",
     "training",
     "types",
+    "whitening",
 ]
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +25,34 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dds import losses, networks, ou, plots, reversal, sampler, schedules, storage, targets, training
+from dds import (
+    exploration,
+    learned,
+    losses,
+    networks,
+    normal,
+    ou,
+    plots,
+    reversal,
+    sampler,
+    schedules,
+    storage,
+    targets,
+    training,
+    whitening,
+)
 from dds.checks import require
 from dds.report import Report, report, verdict
-from dds.types import KeyArray, Params, Sampler, Scalar, State, Target
+from dds.types import OU, KeyArray, Network, Normal, Params, Sampler, Scalar, State, Target
 
 
 class Named(NamedTuple):
-    """A target that goes by a name: how to make it in any dimension, its own one, and names of two coordinates."""
+    """A named target: how to make it, in any dimension or its only one, where to look, and names of two coordinates."""
 
-    make: Callable[[int], Target]
-    dim: int
-    labels: tuple[str, str]
+    make: Callable[..., Target]
+    dim: int | None = None
+    sigma: float = 1.0
+    labels: tuple[str, str] = ("x_1", "x_2")
 
 
 def _gaussian(dim: int) -> Target:
@@ -50,28 +66,67 @@ def _mixture(dim: int) -> Target:
     return targets.gaussian_mixture(jnp.pad(ring, ((0, 0), (0, dim - 2))), jnp.full(8, 0.5))
 
 
-# The first two coordinates of each have the law of the same target in two dimensions: the pictures rely on it.
+# The first two coordinates of those with a free dimension have the law of the same target in two: the pictures rely on
+# it.
 NAMED = {
-    "funnel": Named(targets.funnel, 10, ("v", "x_1")),
-    "gaussian": Named(_gaussian, 10, ("x_1", "x_2")),
-    "mixture": Named(_mixture, 2, ("x_1", "x_2")),
+    "funnel": Named(targets.funnel, 10, 1.075, ("v", "x_1")),
+    "gaussian": Named(_gaussian, 10),
+    "mixture": Named(_mixture, 2, 3.0),
+    "ionosphere": Named(targets.ionosphere),
+    "sonar": Named(targets.sonar),
+    "german_credit": Named(targets.german_credit),
+    "seeds": Named(targets.seeds),
+    "brownian": Named(targets.brownian),
+    "cox_process": Named(targets.cox_process),
+    "many_well": Named(targets.many_well, 32, 2.0),
+    "forty_modes": Named(targets.forty_modes, 2, 25.0),
 }
+
+
+class Defaults(NamedTuple):
+    """The options that each kind of kernel has its own defaults for."""
+
+    steps: Any
+    updates: Any
+    batch: Any
+    learning_rate: Any
+
+
+DEFAULTS = {
+    "learned": Defaults(steps=16, updates=4000, batch=128, learning_rate=1e-2),
+    "dds": Defaults(steps=128, updates=2000, batch=100, learning_rate=5e-3),
+}
+
+
+class Process(NamedTuple):
+    """What is trained: first parameters, the sampler that they make, the way from its coordinates to ours, and back."""
+
+    init: Callable[[KeyArray], Params]
+    sampler: Callable[[Params], tuple[Sampler, Target]]
+    point: Callable[[Params, State], State]
+    inverse: Callable[[Params, State], State]
+
+
+EXPLORERS = 500
+"""The number of chains that look for what the sampler missed."""
 
 
 def run(
     target: Annotated[str, tyro.conf.Positional] = "funnel",
     *,
     dim: int | None = None,
-    steps: int = 128,
-    updates: int = 2000,
-    batch: int = 100,
+    kernel: Literal["learned", "dds"] = "learned",
+    steps: int | None = None,
+    updates: int | None = None,
+    batch: int | None = None,
     samples: int = 10_000,
     seed: int = 0,
-    sigma: float = 1.075,
+    sigma: float | None = None,
     noise: float = 3.7,
+    whiten: bool = True,
     width: int = 64,
     depth: int = 2,
-    learning_rate: float = 5e-3,
+    learning_rate: float | None = None,
     score_clip: float = 100.0,
     stop_score: bool = False,
     output: Path = Path("dds-output"),
@@ -82,88 +137,116 @@ def run(
     Ctrl-C stops the training; what there is by then is evaluated and saved.
 
     Args:
-        target: A name (funnel, gaussian, mixture) or an importable log density, as my_module:log_density.
+        target: A name (funnel, gaussian, mixture, ionosphere, sonar, german_credit, seeds, brownian, cox_process,
+            many_well, forty_modes) or an importable log density, as my_module:log_density.
         dim: The dimension. A name has its own; a log density needs it.
-        steps: The number of steps K from the prior to the target.
-        updates: The number of updates of the parameters.
-        batch: The number of paths in an update.
+        kernel: What is learned. "learned": both directions, the schedule and the prior, in whitened coordinates.
+            "dds": the control alone, as published.
+        steps: The number of steps K from the prior to the target: 16, or 128 with dds.
+        updates: The number of updates of the parameters: 4000, or 2000 with dds.
+        batch: The number of paths in an update: 128, or 100 with dds.
         samples: The number of samples that are drawn in the end.
         seed: The seed of all randomness.
-        sigma: The standard deviation of the prior. It should cover the target.
+        sigma: The standard deviation of the prior, before whitening: where the target is looked for. A name has its
+            own; otherwise 1.
         noise: The sum of the noise fractions of all steps. The target's signal in the prior is exp(-noise / 2).
+        whiten: Whether the learned kernel looks for coordinates in which the target is like a standard normal law.
         width: The units of the network's hidden layers.
         depth: The number of the network's hidden layers.
-        learning_rate: The learning rate of Adam at the start; it decays to a hundredth along a cosine.
-        score_clip: The bound on each coordinate of the target's score where the network uses it.
-        stop_score: Whether no gradient flows through the score: the paper's biased gradient.
+        learning_rate: The learning rate of Adam at its highest, 1e-2, or 5e-3 with dds; it decays to a hundredth
+            along a cosine.
+        score_clip: The bound on each coordinate of the target's score where the network of dds uses it.
+        stop_score: Whether no gradient flows through the score in dds: the paper's biased gradient.
         output: The folder to write to; it is made if need be.
         pictures: Whether to draw pictures and the animation.
     """
-    for name, count in (("updates", updates), ("batch", batch), ("samples - 1", samples - 1)):
+    given = Defaults(steps, updates, batch, learning_rate)
+    pairs = zip(given, DEFAULTS[kernel], strict=True)
+    steps, updates, batch, rate = (default if option is None else option for option, default in pairs)
+    for name, count in (("steps", steps), ("updates", updates), ("batch", batch), ("samples - 1", samples - 1)):
         require(count >= 1, name, count, "at least 1")
-    require(learning_rate > 0, "learning_rate", learning_rate, "positive")
+    require(rate > 0, "learning_rate", rate, "positive")
+    sigma = (NAMED[target].sigma if target in NAMED else 1.0) if sigma is None else sigma
+    require(0 < sigma < math.inf, "sigma", sigma, "positive and finite")
+    fractions = (schedules.constant if kernel == "learned" else schedules.cosine)(steps, total=noise)
     density, plane, labels = find_target(target, dim, sigma)
     prepare(output)
     console = Console()
     started = time.perf_counter()
+    pilot_key, init_key, fit_key, draw_key, exact_key, explore_key = jax.random.split(jax.random.key(seed), 6)
 
-    noising = ou.process(schedules.cosine(steps, total=noise), sigma)
-    prior = ou.stationary(noising, density.dim)
-    network = networks.mlp(
-        density.dim,
-        jax.grad(density.log_density),
-        width=width,
-        depth=depth,
-        score_clip=score_clip,
-        stop_score=stop_score,
-    )
+    start = Normal(jnp.zeros(density.dim), jnp.asarray(sigma))
+    law = start
+    if kernel == "learned":
+        if whiten:
+            with console.status("whitening"):
+                law = whitening.automatic(pilot_key, density.log_density, start)
+        process = learned_process(density, law, fractions, width, depth)
+    else:
+        reference = ou.process(fractions, sigma)
+        slope = jax.grad(density.log_density)
+        network = networks.mlp(
+            density.dim, slope, width=width, depth=depth, score_clip=score_clip, stop_score=stop_score
+        )
+        process = plain_process(density, reference, network)
 
-    def diffusion(params: Params) -> Sampler:
-        control = partial(network.apply, params)
-        return Sampler(prior, noising, reversal.denoising_kernel(noising, control, network.tabulate(params, steps)))
+    def log_weight(params: Params, key: KeyArray, *, freeze_laws: bool) -> tuple[Scalar, Array]:
+        law, moved = process.sampler(params)
+        path = sampler.sample_path(key, law, freeze_laws=freeze_laws)
+        return losses.log_weight(path, law.reference, moved.log_density), path.trajectory.states
 
     def loss(params: Params, key: KeyArray) -> Scalar:
-        def log_weight(key: KeyArray) -> Scalar:
-            path = sampler.sample_path(key, diffusion(params), freeze_laws=True)
-            return losses.log_weight(path, noising, density.log_density)
+        one = partial(log_weight, params, freeze_laws=True)
+        return losses.reverse_kl(jax.vmap(lambda key: one(key)[0])(jax.random.split(key, batch)))
 
-        return losses.reverse_kl(jax.vmap(log_weight)(jax.random.split(key, batch)))
-
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(learning_rate, updates, 0.01))
-    )
-    init_key, fit_key, draw_key, exact_key = jax.random.split(jax.random.key(seed), 4)
+    warm_up = min(100, updates // 10)
+    schedule = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, max(updates, warm_up + 1), rate / 100)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     with watch(console, updates) as callback:
-        fit = training.fit(fit_key, network.init(init_key), loss, optimiser, updates, block=25, callback=callback)
+        fit = training.fit(fit_key, process.init(init_key), loss, optimiser, updates, block=25, callback=callback)
+    trained = time.perf_counter()
 
     def forth(key: KeyArray) -> tuple[Scalar, State, Array]:
-        path = sampler.sample_path(key, diffusion(fit.params))
-        states = path.trajectory.states
-        return losses.log_weight(path, noising, density.log_density), states[-1], states[:, :2]
+        log_w, states = log_weight(fit.params, key, freeze_laws=False)
+        points = jax.vmap(partial(process.point, fit.params))(states)
+        return log_w, points[-1], points[:, :2]
 
     def back(sample: Callable[[KeyArray], State], key: KeyArray) -> tuple[Scalar, State]:
+        law, moved = process.sampler(fit.params)
         sample_key, noise_key = jax.random.split(key)
         x = sample(sample_key)
-        path = sampler.retrace(ou.noise_path(noise_key, noising, x), diffusion(fit.params))
-        return losses.log_weight(path, noising, density.log_density), x
+        path = sampler.retrace(sampler.noise_path(noise_key, law, process.inverse(fit.params, x)), law)
+        return losses.log_weight(path, law.reference, moved.log_density), x
+
+    def explored(key: KeyArray) -> State:
+        start_key, chain_key = jax.random.split(key)
+        x = normal.reparameterise(start, jax.random.normal(start_key, (density.dim,)))
+        moved = whitening.whiten(density, law).log_density
+        z = exploration.explore(chain_key, moved, normal.standardise(law, x))
+        return normal.reparameterise(law, z)
 
     log_weights, points, planes = many(forth, draw_key, samples)
     forward, exact = (None, None) if density.sample is None else many(partial(back, density.sample), exact_key, samples)
-    figures = report(log_weights, log_z_true=density.log_z, forward_log_weights=forward)
+    elsewhere, _ = many(partial(back, explored), explore_key, EXPLORERS)
+    figures = report(log_weights, log_z_true=density.log_z, forward_log_weights=forward, explored_log_weights=elsewhere)
     seconds = time.perf_counter() - started
 
     summary = {
         "target": target,
         "dim": density.dim,
+        "kernel": kernel,
         **figures._asdict(),
         "seconds": round(seconds, 2),
+        "seconds_of_training": round(trained - started, 2),
         "updates": int(fit.state.updates),
         "skipped_updates": fit.state.skipped,
+        "density_evaluations": int(fit.state.updates) * batch * (steps + 1),
         "seed": seed,
         "steps": steps,
         "batch": batch,
         "sigma": sigma,
         "noise": noise,
+        "whitened": law is not start,
         "verdict": verdict(figures),
     }
     finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in summary.items()}
@@ -176,10 +259,36 @@ def run(
     show(console, summary, figures, output)
 
 
+def learned_process(density: Target, law: Normal, fractions: Array, width: int, depth: int) -> Process:
+    """The learned process, in the coordinates of a law."""
+    whitened = whitening.whiten(density, law)
+    return Process(
+        init=lambda key: learned.init(key, fractions, density.dim, width=width, depth=depth),
+        sampler=lambda params: learned.sampler(params, whitened),
+        point=lambda params, z: normal.reparameterise(law, normal.reparameterise(learned.coordinates(params), z)),
+        inverse=lambda params, x: normal.standardise(learned.coordinates(params), normal.standardise(law, x)),
+    )
+
+
+def plain_process(density: Target, reference: OU, network: Network) -> Process:
+    """DDS as published."""
+    prior, steps = ou.stationary(reference, density.dim), reference.fractions.size
+
+    def make(params: Params) -> tuple[Sampler, Target]:
+        control = partial(network.apply, params)
+        kernel = reversal.denoising_kernel(reference, control, network.tabulate(params, steps))
+        return Sampler(prior, reference, kernel), density
+
+    return Process(network.init, make, point=lambda _, x: x, inverse=lambda _, x: x)
+
+
 def find_target(name: str, dim: int | None, scale: float) -> tuple[Target, Target | None, tuple[str, str]]:
     """The target of a name or of an import path; its law in the plane of its first coordinates; their labels."""
     if name in NAMED:
         named = NAMED[name]
+        if named.dim is None:
+            require(dim is None, "dim", dim, f"left out, for {name} has its own")
+            return named.make(), None, named.labels
         require(dim is None or dim >= 2, "dim", dim, "at least 2")
         return named.make(dim or named.dim), named.make(2), named.labels
     module, colon, attribute = name.partition(":")
@@ -276,7 +385,7 @@ def show(console: Console, summary: dict[str, Any], figures: Report, output: Pat
     if figures.forward_ess is not None:
         table.add_row("ESS from exact samples", f"{figures.forward_ess:.1%}")
     table.add_row("Pareto k", f"{figures.pareto_k:.2f}")
-    table.add_row("seconds", f"{summary['seconds']:.1f}")
+    table.add_row("seconds, of training", f"{summary['seconds']:.1f}, {summary['seconds_of_training']:.1f}")
     table.add_row("updates", f"{summary['updates']} ({summary['skipped_updates']} skipped)")
     console.print(table)
     console.print(summary["verdict"])
@@ -289,6 +398,8 @@ def main() -> None:
         tyro.cli(run, prog="python -m dds")
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted before there was anything to save.")
 
 
 if __name__ == "__main__":

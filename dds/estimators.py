@@ -74,7 +74,7 @@ def eubo(log_weights: Float[Array, " paths"]) -> Estimate:
     r"""The evidence upper bound, $\mathbb E_{\text{target}}[\log w] \ge \log Z$.
 
     Args:
-        log_weights: Log weights of paths noised from exact samples of the target: `dds.ou.noise_path`, then
+        log_weights: Log weights of paths noised from exact samples of the target: `dds.sampler.noise_path`, then
             `dds.sampler.retrace`.
 
     Returns:

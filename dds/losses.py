@@ -5,14 +5,15 @@ For any prior $p_0$, denoising kernels $F_k$, noising kernels $B_k$ and number o
 $$ \log w = \log \gamma(y_K) + \sum_k \log B_k(y_k \mid y_{k+1}) - \log p_0(y_0) - \sum_k \log F_k(y_{k+1} \mid y_k)
    \quad\text{has}\quad \mathbb E[w] = Z. $$
 
-The noising process satisfies detailed balance with its stationary law $\pi = \mathcal N(0, \sigma^2 I)$, so with
-its own steps $R_k$, $B_k(y_k \mid y_{k+1}) = R_k(y_{k+1} \mid y_k)\,\pi(y_k) / \pi(y_{k+1})$ and
+The reference process satisfies detailed balance with its stationary law $\pi = \mathcal N(0, \sigma^2 I)$, so with
+its steps $R_k$, $R_k(y_k \mid y_{k+1})\,\pi(y_{k+1}) = R_k(y_{k+1} \mid y_k)\,\pi(y_k)$, and
 
 $$ \log w = \log\frac{\gamma(y_K)}{\pi(y_K)} + \log\frac{\pi(y_0)}{p_0(y_0)}
-   + \sum_k \log \frac{R_k(y_{k+1} \mid y_k)}{F_k(y_{k+1} \mid y_k)}, $$
+   + \sum_k \log \frac{R_k(y_{k+1} \mid y_k)}{F_k(y_{k+1} \mid y_k)}
+   + \sum_k \log \frac{B_k(y_k \mid y_{k+1})}{R_k(y_k \mid y_{k+1})}, $$
 
-the paper's form: for DDS each term of the sum is $-\sqrt{b_k}\,u \cdot \epsilon_k / \sigma - b_k \lVert u \rVert^2 /
-2\sigma^2$. It is the one computed here, for in it no two large numbers cancel.
+the paper's form: for DDS the last sum is zero and each term of the first is $-\sqrt{b_k}\,u \cdot \epsilon_k / \sigma -
+b_k \lVert u \rVert^2 / 2\sigma^2$. It is the one computed here, for in it no two large numbers cancel.
 
 | loss | paths | view |
 |---|---|---|
@@ -32,12 +33,12 @@ from dds.types import OU, LogDensity, Normal, Path, Scalar, State
 
 
 @jaxtyped(typechecker=beartype)
-def log_weight(path: Path, noising: OU, log_density: LogDensity) -> Scalar:
+def log_weight(path: Path, reference: OU, log_density: LogDensity) -> Scalar:
     r"""The log importance weight of one path, $\log w$ with $\mathbb E[w] = Z$ over the paths of the sampler.
 
     Args:
         path: The path, of `dds.sampler.sample_path` or `dds.sampler.retrace`.
-        noising: The noising process.
+        reference: The reference process of the sampler.
         log_density: The log density of the target, unnormalised.
 
     Returns:
@@ -48,23 +49,33 @@ def log_weight(path: Path, noising: OU, log_density: LogDensity) -> Scalar:
 
     Example:
         >>> from dds import ou, reversal, sampler, schedules, types
-        >>> noising = ou.process(schedules.cosine(8, total=2.0), 1.0)
-        >>> zero = reversal.denoising_kernel(noising, lambda y, k: jnp.zeros_like(y))
-        >>> reference = ou.stationary(noising, 2)
-        >>> path = sampler.sample_path(jax.random.key(0), types.Sampler(reference, noising, zero))
-        >>> float(log_weight(path, noising, lambda x: normal.log_density(reference, x)))
+        >>> reference = ou.process(schedules.cosine(8, total=2.0), 1.0)
+        >>> zero = reversal.denoising_kernel(reference, lambda y, k: jnp.zeros_like(y))
+        >>> prior = ou.stationary(reference, 2)
+        >>> path = sampler.sample_path(jax.random.key(0), types.Sampler(prior, reference, zero))
+        >>> float(log_weight(path, reference, lambda x: normal.log_density(prior, x)))
         0.0
     """
-    (states, innovations), prior, kernels = path
-    stationary = ou.stationary(noising, states.shape[1])
-
-    def step(innovation: State, kernel: Normal) -> Scalar:
-        reference = Normal(jnp.zeros_like(innovation), jnp.ones((), innovation.dtype))
-        return normal.log_ratio(reference, kernel, innovation)
-
+    (states, innovations), prior, denoising, noising = path
+    stationary = ou.stationary(reference, states.shape[1])
     terminal = log_density(states[-1]) - normal.log_density(stationary, states[-1])
     initial = normal.log_ratio(stationary, prior, states[0])
-    return terminal + initial + jnp.sum(jax.vmap(step)(innovations, kernels))
+    log_w = terminal + initial - _log_departure(denoising, innovations)
+    if noising is None:
+        return log_w
+    fractions = reference.fractions[:, None]
+    back = jnp.sqrt(fractions) * states[:-1] / reference.sigma - jnp.sqrt(1 - fractions) * innovations
+    return log_w + _log_departure(noising, back)
+
+
+def _log_departure(laws: Normal, innovations: Float[Array, "steps dim"]) -> Scalar:
+    """How much likelier innovations are under given laws than under the reference process, summed over the steps."""
+
+    def step(law: Normal, innovation: State) -> Scalar:
+        reference = Normal(jnp.zeros_like(innovation), jnp.ones((), innovation.dtype))
+        return normal.log_ratio(law, reference, innovation)
+
+    return jnp.sum(jax.vmap(step)(laws, innovations))
 
 
 @jaxtyped(typechecker=beartype)

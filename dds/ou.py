@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, jaxtyped
 
 from dds import normal
 from dds.checks import require, require_values
-from dds.types import OU, KeyArray, Normal, Scalar, State, Trajectory
+from dds.types import OU, Normal, Scalar, State
 
 
 @jaxtyped(typechecker=beartype)
@@ -126,39 +126,6 @@ def noise_levels(fractions: Float[Array, " steps"]) -> Float[Array, " steps+1"]:
     """
     log_signal = jnp.cumsum(jnp.log1p(-fractions)[::-1])[::-1]
     return jnp.append(-jnp.expm1(log_signal), jnp.zeros(1, fractions.dtype))
-
-
-@jaxtyped(typechecker=beartype)
-def noise_path(key: KeyArray, process: OU, x: State) -> Trajectory:
-    r"""A whole noising path, from a point of the target to the prior: $y_K = x$, $y_k \sim B_k(\cdot \mid y_{k+1})$.
-
-    Args:
-        key: The random key of the path.
-        process: The process.
-        x: The last state of the path, in sampling order.
-
-    Returns:
-        The path in sampling order, and its innovations, which are
-        $\sqrt{b_k}\,y_{k+1} / \sigma - \sqrt{1 - b_k}\,\epsilon_k$ with the noise $\epsilon_k$ that made $y_k$.
-
-    Example:
-        >>> from dds import schedules
-        >>> forward = process(schedules.cosine(8, total=2.0), 1.0)
-        >>> trajectory = noise_path(jax.random.key(0), forward, jnp.ones(3))
-        >>> trajectory.states.shape, trajectory.states[-1].tolist()
-        ((9, 3), [1.0, 1.0, 1.0])
-    """
-    noise = normal.path_noise(key, process.fractions.size, x)
-
-    def step(after: State, inputs: tuple[Scalar, State]) -> tuple[State, tuple[State, State]]:
-        fraction, noise = inputs
-        law = transition(after, fraction, process.sigma)
-        before = normal.reparameterise(law, noise)
-        innovation = jnp.sqrt(fraction) * after / process.sigma - jnp.sqrt(1 - fraction) * noise
-        return before, (before, innovation)
-
-    _, (states, innovations) = jax.lax.scan(step, x, (process.fractions, noise), reverse=True)
-    return Trajectory(jnp.concatenate([states, x[None]]), innovations)
 
 
 @jaxtyped(typechecker=beartype)

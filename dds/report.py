@@ -8,6 +8,12 @@ from jaxtyping import Array, Float, jaxtyped
 
 from dds import estimators
 
+UNSEEN = 0.02
+"""The share of explored points with weights that no path of the sampler has, above which a part is said to be missed.
+
+Of the target's own samples, weights above the largest of `N` paths have a share of about that weight over `N Z`.
+"""
+
 MINIMAL_SAMPLES = 100
 """The effective number of samples below which a standard error is itself too uncertain to be quoted."""
 
@@ -25,6 +31,8 @@ class Report(NamedTuple):
         ess: The effective sample size, as a fraction.
         forward_ess: The same seen from exact samples, or `None` without them.
         pareto_k: The shape of the tail of the weights.
+        unseen: The share of explored points whose weight is above that of every path of the sampler, or `None` without
+            exploration.
     """
 
     paths: int
@@ -36,6 +44,7 @@ class Report(NamedTuple):
     ess: float
     forward_ess: float | None
     pareto_k: float
+    unseen: float | None = None
 
 
 @jaxtyped(typechecker=beartype)
@@ -44,6 +53,7 @@ def report(
     *,
     log_z_true: float | None = None,
     forward_log_weights: Float[Array, " forward_paths"] | None = None,
+    explored_log_weights: Float[Array, " explored_paths"] | None = None,
 ) -> Report:
     """Computes the figures of a sampler; needs arviz-stats, as `dds.estimators.pareto_k` does.
 
@@ -51,6 +61,8 @@ def report(
         log_weights: Log weights of paths of the sampler.
         log_z_true: The true `log Z`, where it is known.
         forward_log_weights: Log weights of paths noised from exact samples, where there are any.
+        explored_log_weights: Log weights of paths noised from points that other means have found, such as
+            `dds.exploration.explore`. Where the sampler does not go, paths have weights that it never sees.
 
     Returns:
         The figures.
@@ -61,7 +73,7 @@ def report(
         1.0
     """
     log_z = estimators.log_z(log_weights)
-    forward = forward_log_weights
+    forward, explored = forward_log_weights, explored_log_weights
     return Report(
         paths=log_weights.size,
         log_z=float(log_z.value),
@@ -72,6 +84,7 @@ def report(
         ess=round(float(estimators.effective_sample_size(log_weights)), 6),
         forward_ess=None if forward is None else round(float(estimators.forward_effective_sample_size(forward)), 6),
         pareto_k=estimators.pareto_k(log_weights),
+        unseen=None if explored is None else float(np.mean(np.asarray(explored) > np.max(log_weights))),
     )
 
 
@@ -107,6 +120,11 @@ def doubts(figures: Report) -> list[str]:
             f"seen from exact samples the ESS is {figures.forward_ess:.2g}, not {figures.ess:.2g}: "
             "the sampler hardly visits a part of the target"
         )
+    if figures.unseen is not None and figures.unseen > UNSEEN:
+        reasons.append(
+            f"of points found by independent chains {figures.unseen:.0%} have weights above all of the sampler's: "
+            "it hardly visits where they are"
+        )
     if figures.log_z_true is not None:
         error = abs(figures.log_z - figures.log_z_true)
         if error > 4 * figures.log_z_standard_error + 1e-5 * (1 + abs(figures.log_z_true)):
@@ -136,5 +154,7 @@ def verdict(figures: Report) -> str:
     )
     if figures.forward_ess is None:
         caveat = "without exact samples nothing here can show a mode that every path missed"
+        if figures.unseen is not None:
+            caveat = "a mode that neither the paths nor independent chains found cannot show"
         return f"Trust log Z and the weighted samples for the modes that were found: {worth}; but {caveat}."
     return f"Trust log Z and the weighted samples: {worth}, also as seen from exact samples."

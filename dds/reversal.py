@@ -20,7 +20,7 @@ from beartype import beartype
 from jaxtyping import Array, Float, Int, jaxtyped
 
 from dds import ou
-from dds.types import OU, Control, Kernel, Normal, Row, Scalar, State
+from dds.types import OU, Control, Kernel, Laws, Normal, Row, Scalar, State
 
 
 @jaxtyped(typechecker=beartype)
@@ -89,16 +89,16 @@ def denoising_kernel(process: OU, control: Control, rows: Row = None) -> Kernel:
         >>> from dds import schedules
         >>> forward = ou.process(schedules.constant(8, total=4.0), 1.0)
         >>> kernel = denoising_kernel(forward, lambda y, k: -y / (k + 1))
-        >>> kernel.apply(jnp.ones(2), (jnp.array(0), jnp.array(0.25))).mean.tolist()
+        >>> kernel.apply(jnp.ones(2), (jnp.array(0), jnp.array(0.25))).denoising.mean.tolist()
         [-0.5, -0.5]
     """
     rows = jnp.arange(process.fractions.size) if rows is None else rows
 
-    def apply(y: State, row: Row) -> Normal:
+    def apply(y: State, row: Row) -> Laws:
         row, fraction = row
-        return Normal(jnp.sqrt(fraction) / process.sigma * control(y, row), jnp.ones((), y.dtype))
+        return Laws(Normal(jnp.sqrt(fraction) / process.sigma * control(y, row), jnp.ones((), y.dtype)))
 
-    return Kernel((rows, process.fractions), apply)
+    return Kernel(_no_step_ahead((rows, process.fractions)), apply)
 
 
 @jaxtyped(typechecker=beartype)
@@ -179,7 +179,7 @@ def gaussian_kernel(process: OU, mean: State, covariance: Float[Array, "dim dim"
         >>> from dds import schedules
         >>> forward = ou.process(schedules.constant(8, total=4.0), 1.0)
         >>> kernel = gaussian_kernel(forward, jnp.zeros(2), jnp.eye(2))
-        >>> kernel.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)).scale.shape
+        >>> kernel.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)).denoising.scale.shape
         (2, 2)
     """
     exact = gaussian_control(process, mean, covariance)
@@ -189,12 +189,17 @@ def gaussian_kernel(process: OU, mean: State, covariance: Float[Array, "dim dim"
         # C_k and C_{k+1} have the same eigenvectors, so this product is symmetric.
         return jnp.linalg.cholesky(jax.scipy.linalg.cho_solve((before, True), after @ after.T))
 
-    def apply(y: State, row: Row) -> Normal:
+    def apply(y: State, row: Row) -> Laws:
         k, fraction, scale = row
-        return Normal(jnp.sqrt(fraction / (1 - fraction)) / process.sigma * exact(y, k), scale)
+        return Laws(Normal(jnp.sqrt(fraction / (1 - fraction)) / process.sigma * exact(y, k), scale))
 
     scales = jax.vmap(scale)(factors[:-1], factors[1:])
-    return Kernel((jnp.arange(process.fractions.size), process.fractions, scales), apply)
+    return Kernel(_no_step_ahead((jnp.arange(process.fractions.size), process.fractions, scales)), apply)
+
+
+def _no_step_ahead(rows: Row) -> Row:
+    """Rows of the steps as rows of the states: no step leaves the last state, so what its row says is not used."""
+    return jax.tree.map(lambda row: jnp.concatenate([row, row[-1:]]), rows)
 
 
 def _gaussian_marginals(process: OU, mean: State, covariance: Float[Array, "dim dim"]) -> Normal:

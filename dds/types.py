@@ -46,7 +46,7 @@ class Normal(NamedTuple):
 
 
 class OU(NamedTuple):
-    """The stationary Ornstein-Uhlenbeck process on `K` steps: the reference process and the noising kernel of DDS.
+    """The stationary Ornstein-Uhlenbeck process on `K` steps: the reference process, and the noising kernel of DDS.
 
     Attributes:
         fractions: The fraction `b_k` of the variance that step `k` renews, in `(0, 1)`, in sampling order.
@@ -57,33 +57,46 @@ class OU(NamedTuple):
     sigma: Scalar
 
 
-class Kernel(NamedTuple):
-    """Denoising kernels of all steps, as laws of the innovation given `y_k`.
+class Laws(NamedTuple):
+    """What a kernel says at one state `y_k`: the laws of the innovations of the two steps that meet there.
 
-    The innovation of a step is `(y_{k+1} - sqrt(1 - b_k) y_k) / (sigma sqrt(b_k))`: standard normal under the reference
-    process, so a kernel says how it departs from that.
+    An innovation is how a step departs from the reference process, under which it is standard normal:
+    `(y_{k+1} - sqrt(1 - b_k) y_k) / (sigma sqrt(b_k))` for the step ahead, and
+    `(y_{k-1} - sqrt(1 - b_{k-1}) y_k) / (sigma sqrt(b_{k-1}))` for the step back.
 
     Attributes:
-        rows: What the kernel needs to know of each step: a PyTree with leading axis `K`.
-        apply: `(y_k, row_k) -> Normal`, the law of the innovation.
+        denoising: The law of the step ahead, `F_k(y_{k+1} | y_k)`.
+        noising: The law of the step back, `B_{k-1}(y_{k-1} | y_k)`, or `None` for that of the reference process.
+    """
+
+    denoising: Normal
+    noising: Normal | None = None
+
+
+class Kernel(NamedTuple):
+    """The kernels of all steps, one function of the state, so that a network is evaluated once a state.
+
+    Attributes:
+        rows: What the kernel needs to know of each state: a PyTree with leading axis `K + 1`.
+        apply: `(y_k, row_k) -> Laws`.
     """
 
     rows: Any
-    apply: Callable[[State, Row], Normal]
+    apply: Callable[[State, Row], Laws]
 
 
 class Sampler(NamedTuple):
-    """The three choices that make a sampler: `p_0`, `B` and `F`.
+    """The choices that make a sampler: `p_0`, `B` and `F`.
 
     Attributes:
         prior: The law `p_0` of `y_0`.
-        noising: The process whose time reversal gives the noising kernels `B_k`.
-        denoising: The kernels `F_k`.
+        reference: The stationary process that the kernels are written against.
+        kernel: The kernels `F_k` and `B_k`.
     """
 
     prior: Normal
-    noising: OU
-    denoising: Kernel
+    reference: OU
+    kernel: Kernel
 
 
 class Trajectory(NamedTuple):
@@ -100,17 +113,19 @@ class Trajectory(NamedTuple):
 
 
 class Path(NamedTuple):
-    """A trajectory and the laws that the sampler has along it: all that `log p_0` and `log F` need.
+    """A trajectory and the laws that the sampler has along it: all that `log p_0`, `log F` and `log B` need.
 
     Attributes:
         trajectory: The states and innovations.
         prior: The law of `y_0`.
-        kernels: The laws of the innovations, with leading axis `K`.
+        denoising: The laws of the innovations of the steps ahead, with leading axis `K`.
+        noising: The laws of those of the steps back, with leading axis `K`, or `None` for the reference process.
     """
 
     trajectory: Trajectory
     prior: Normal
-    kernels: Normal
+    denoising: Normal
+    noising: Normal | None
 
 
 class Network(NamedTuple):

@@ -41,6 +41,6 @@ def network_sampler(key, target, steps=16, sigma=1.3, size=0.3, **options):
 
 def log_weights(key, law, log_density, count):
     def one(key):
-        return losses.log_weight(sampler.sample_path(key, law), law.noising, log_density)
+        return losses.log_weight(sampler.sample_path(key, law), law.reference, log_density)
 
     return jax.jit(jax.vmap(one))(jax.random.split(key, count))

@@ -10,7 +10,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from dds import estimators, losses, networks, ou, report, reversal, sampler, schedules, storage, targets, training
-from dds.types import Kernel, Sampler
+from dds.types import Kernel, Laws, Sampler
 
 SCHEDULES = [schedules.cosine, schedules.linear, schedules.constant]
 MEAN = jnp.zeros(2)
@@ -121,7 +121,9 @@ def test_old_style_key():
 
 
 def test_rows_of_another_length():
-    with pytest.raises(ValueError, match="leading axis of the kernel's rows must be the number of steps, 4, got"):
+    with pytest.raises(
+        ValueError, match="leading axis of the kernel's rows must be one more than the number of steps, 5, got"
+    ):
         sampler.sample_path(jax.random.key(0), reference_sampler(jnp.zeros(3)))
 
 
@@ -131,7 +133,7 @@ def test_kernel_of_another_dimension():
     with pytest.raises((TypeCheckError, TypeError)):
         sampler.sample_path(jax.random.key(0), Sampler(prior, noising, kernel))
     with pytest.raises((TypeCheckError, TypeError, AttributeError)):
-        sampler.sample_path(jax.random.key(0), Sampler(prior, noising, Kernel(kernel.rows, lambda y, row: y)))
+        sampler.sample_path(jax.random.key(0), Sampler(prior, noising, Kernel(kernel.rows, lambda y, row: Laws(y))))
 
 
 def test_integer_state():

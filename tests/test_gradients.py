@@ -18,7 +18,7 @@ def path_loss(make, target, freeze_laws=False):
     def loss(params, key):
         law = make(params)
         path = sampler.sample_path(key, law, freeze_laws=freeze_laws)
-        return -losses.log_weight(path, law.noising, target.log_density)
+        return -losses.log_weight(path, law.reference, target.log_density)
 
     return loss
 
@@ -116,7 +116,7 @@ def test_log_variance_gradient_on_the_samplers_own_paths_is_twice_that_of_revers
         def one(key):
             law = make(unravel(flat))
             trajectory = jax.lax.stop_gradient(sampler.sample_path(key, law).trajectory)
-            return losses.log_weight(sampler.retrace(trajectory, law), law.noising, TARGET.log_density)
+            return losses.log_weight(sampler.retrace(trajectory, law), law.reference, TARGET.log_density)
 
         return losses.log_variance(jax.vmap(one)(jax.random.split(key, 100)))
 

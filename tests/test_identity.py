@@ -35,8 +35,8 @@ def test_mean_inverse_weight_on_noised_samples_is_the_inverse(seed):
     @jax.vmap
     def backward(key):
         sample_key, noise_key = jax.random.split(key)
-        back = ou.noise_path(noise_key, law.noising, sample(sample_key))
-        return losses.log_weight(sampler.retrace(back, law), law.noising, SHIFTED.log_density)
+        back = sampler.noise_path(noise_key, law, sample(sample_key))
+        return losses.log_weight(sampler.retrace(back, law), law.reference, SHIFTED.log_density)
 
     log_w = backward(jax.random.split(jax.random.key(10), 20_000))
     inverse = estimators.log_z(-log_w)
@@ -61,34 +61,34 @@ def one_path(steps=12, sigma=1.3):
 def test_weight_is_the_papers_girsanov_form_term_by_term(float64):
     target, law, path, noise = one_path()
     states, innovations = path.trajectory
-    b, sigma = law.noising.fractions, law.noising.sigma
-    u = sigma * path.kernels.mean / jnp.sqrt(b)[:, None]
+    b, sigma = law.reference.fractions, law.reference.sigma
+    u = sigma * path.denoising.mean / jnp.sqrt(b)[:, None]
 
     quadratic = b * jnp.sum(u**2, axis=1) / (2 * sigma**2)
     martingale = jnp.sqrt(b) * jnp.sum(u * noise, axis=1) / sigma
     terminal = target.log_density(states[-1]) - scipy.stats.norm.logpdf(states[-1], 0, sigma).sum()
-    terms = scipy.stats.norm.logpdf(innovations) - scipy.stats.norm.logpdf(innovations, path.kernels.mean, 1)
+    terms = scipy.stats.norm.logpdf(innovations) - scipy.stats.norm.logpdf(innovations, path.denoising.mean, 1)
     np.testing.assert_allclose(terms.sum(axis=1), -quadratic - martingale, rtol=1e-9, atol=1e-12)
     whole = terminal - jnp.sum(quadratic) - jnp.sum(martingale)
-    weight = jax.jit(losses.log_weight, static_argnums=2)(path, law.noising, target.log_density)
+    weight = jax.jit(losses.log_weight, static_argnums=2)(path, law.reference, target.log_density)
     assert weight == pytest.approx(float(whole), rel=1e-10)
 
 
 def test_weight_is_the_ratio_of_path_densities(float64):
     target, law, path, _ = one_path()
     states = np.asarray(path.trajectory.states)
-    b, sigma = np.asarray(law.noising.fractions), float(law.noising.sigma)
+    b, sigma = np.asarray(law.reference.fractions), float(law.reference.sigma)
     scale = sigma * np.sqrt(b)[:, None]
     decay = np.sqrt(1 - b)[:, None]
     log_b = scipy.stats.norm.logpdf(states[:-1], decay * states[1:], scale).sum()
     log_f = scipy.stats.norm.logpdf(
-        states[1:], decay * states[:-1] + scale * np.asarray(path.kernels.mean), scale
+        states[1:], decay * states[:-1] + scale * np.asarray(path.denoising.mean), scale
     ).sum()
     log_prior = scipy.stats.norm.logpdf(states[0], 0, sigma).sum()
     direct = target.log_density(path.trajectory.states[-1]) + log_b - log_prior - log_f
-    weight = jax.jit(losses.log_weight, static_argnums=2)(path, law.noising, target.log_density)
+    weight = jax.jit(losses.log_weight, static_argnums=2)(path, law.reference, target.log_density)
     assert weight == pytest.approx(float(direct), rel=1e-9)
-    np.testing.assert_allclose(ou.log_noising(law.noising, path.trajectory.states).sum(), log_b, rtol=1e-10)
+    np.testing.assert_allclose(ou.log_noising(law.reference, path.trajectory.states).sum(), log_b, rtol=1e-10)
 
 
 def test_weight_with_any_prior_and_covariance_is_the_ratio_of_path_densities(float64):
@@ -104,7 +104,7 @@ def test_weight_with_any_prior_and_covariance_is_the_ratio_of_path_densities(flo
     direct = float(MIXTURE.log_density(path.trajectory.states[-1]))
     direct -= scipy.stats.norm.logpdf(y[0], prior.mean, prior.scale).sum()
     for k, b in enumerate(np.asarray(noising.fractions)):
-        law_k = kernel.apply(path.trajectory.states[k], jax.tree.map(lambda row, k=k: row[k], kernel.rows))
+        law_k = kernel.apply(path.trajectory.states[k], jax.tree.map(lambda row, k=k: row[k], kernel.rows)).denoising
         scale = 1.2 * np.sqrt(b)
         factor = scale * np.asarray(law_k.scale)
         mean_k = np.sqrt(1 - b) * y[k] + scale * np.asarray(law_k.mean)
@@ -116,13 +116,13 @@ def test_weight_with_any_prior_and_covariance_is_the_ratio_of_path_densities(flo
 def test_retracing_a_path_changes_nothing():
     target, law, path, _ = one_path()
     again = jax.jit(lambda trajectory: sampler.retrace(trajectory, law))(path.trajectory)
-    np.testing.assert_allclose(again.kernels.mean, path.kernels.mean, rtol=1e-4, atol=1e-6)
-    one, other = (losses.log_weight(p, law.noising, target.log_density) for p in (path, again))
+    np.testing.assert_allclose(again.denoising.mean, path.denoising.mean, rtol=1e-4, atol=1e-6)
+    one, other = (losses.log_weight(p, law.reference, target.log_density) for p in (path, again))
     assert one == pytest.approx(float(other), rel=1e-4)
 
 
 def test_innovations_are_those_of_the_states(float64):
     _, law, path, _ = one_path()
     states, innovations = path.trajectory
-    decays, scales = jnp.sqrt(1 - law.noising.fractions)[:, None], ou.scales(law.noising)[:, None]
+    decays, scales = jnp.sqrt(1 - law.reference.fractions)[:, None], ou.scales(law.reference)[:, None]
     np.testing.assert_allclose(scales * innovations, states[1:] - decays * states[:-1], atol=1e-12)

@@ -56,21 +56,6 @@ def test_noise_levels_keep_precision_where_the_noise_is_small():
     np.testing.assert_allclose(ou.noise_levels(tiny)[:-1], [3e-6, 2e-6, 1e-6], rtol=1e-5)
 
 
-def test_noising_path_is_consistent_and_has_the_law_of_the_process(float64):
-    noising = ou.process(schedules.cosine(6, total=2.0), 1.7)
-    x = jnp.array([3.0, -1.0])
-    paths = jax.vmap(lambda key: ou.noise_path(key, noising, x))(jax.random.split(jax.random.key(0), 50_000))
-    states = np.asarray(paths.states)
-    decays = np.sqrt(1 - np.asarray(noising.fractions))[:, None]
-    scales = np.asarray(ou.scales(noising))[:, None]
-    np.testing.assert_allclose(
-        scales * np.asarray(paths.innovations), states[:, 1:] - decays * states[:, :-1], atol=1e-12
-    )
-    for level, column in zip(ou.noise_levels(noising.fractions)[:-1], states[:, :-1, 0].T, strict=True):
-        law = ou.transition(x, level, noising.sigma)
-        assert scipy.stats.kstest((column - law.mean[0]) / law.scale, "norm").pvalue > 1e-6
-
-
 def test_log_noising_is_that_of_scipy(float64):
     noising = ou.process(schedules.linear(4, total=2.0), 0.6)
     states = np.random.default_rng(0).normal(size=(5, 3))

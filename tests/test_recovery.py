@@ -106,7 +106,9 @@ def test_rotating_everything_leaves_the_weight(float64):
         density = shifted_normal_density(turned_mean, turned_covariance, LOG_Z)
         return losses.log_weight(sampler.retrace(turned, law), noising, density)
 
-    trajectory = ou.noise_path(jax.random.key(0), noising, jnp.arange(1.0, dim + 1))
+    zero = reversal.denoising_kernel(noising, lambda y, k: 0 * y)
+    law = Sampler(ou.stationary(noising, dim), noising, zero)
+    trajectory = sampler.noise_path(jax.random.key(0), law, jnp.arange(1.0, dim + 1))
     assert weight(rotation, trajectory) == pytest.approx(float(weight(jnp.eye(dim), trajectory)), rel=1e-10)
 
 

@@ -64,11 +64,11 @@ def cases():
         "ou.scales": (lambda b, s: ou.scales(OU(b, s)), (fractions, sigma)),
         "ou.transition": (ou.transition, (x, fractions[0], sigma)),
         "ou.noise_levels": (ou.noise_levels, (fractions,)),
-        "ou.noise_path": (lambda b, s, x: ou.noise_path(KEY, OU(b, s), x), (fractions, sigma, x)),
+        "sampler.noise_path": (lambda b, s, x: sampler.noise_path(KEY, sampler_of(b, s), x), (fractions, sigma, x)),
         "ou.log_noising": (lambda b, s, y: ou.log_noising(OU(b, s), y), (fractions, sigma, states)),
         "reversal.control": (reversal.control, (x, y, sigma)),
         "reversal.drift": (reversal.drift, (x, y, sigma)),
-        "reversal.denoising_kernel": (lambda b, s: first(sampler_of(b, s).denoising), (fractions, sigma)),
+        "reversal.denoising_kernel": (lambda b, s: first(sampler_of(b, s).kernel), (fractions, sigma)),
         "reversal.gaussian_marginal": (
             lambda b, m, c: reversal.gaussian_marginal(OU(b, sigma), m, c, 1),
             (fractions, mean, covariance),

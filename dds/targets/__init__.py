@@ -1,7 +1,28 @@
 """Target densities with known truth, and the way to make one of your own."""
 
+from dds.targets.brownian import brownian, brownian_known_scales
+from dds.targets.cox import cox_process
 from dds.targets.custom import from_log_density
+from dds.targets.forty_modes import forty_modes
 from dds.targets.funnel import funnel
 from dds.targets.gaussian import gaussian, gaussian_mixture
+from dds.targets.logistic import german_credit, ionosphere, logistic_regression, sonar
+from dds.targets.many_well import many_well
+from dds.targets.seeds import seeds
 
-__all__ = ["from_log_density", "funnel", "gaussian", "gaussian_mixture"]
+__all__ = [
+    "brownian",
+    "brownian_known_scales",
+    "cox_process",
+    "forty_modes",
+    "from_log_density",
+    "funnel",
+    "gaussian",
+    "gaussian_mixture",
+    "german_credit",
+    "ionosphere",
+    "logistic_regression",
+    "many_well",
+    "seeds",
+    "sonar",
+]

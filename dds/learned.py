@@ -1,0 +1,189 @@
+r"""The learned process: denoising and noising kernels, schedule and coordinates, all trained together.
+
+In coordinates $z$ with $x = m + e^{\ell} \odot z$ the reference is the stationary process of variance one, and one
+network gives the laws of both steps that meet at a state,
+
+$$ F_k:\; z_{k+1} \sim \mathcal N\left(\sqrt{1 - b_k}\,z_k + b_k\,c^F_k(z_k),\; b_k e^{r^F_k(z_k)}\right), \qquad
+   B_k:\; z_k \sim \mathcal N\left(\sqrt{1 - b_k}\,z_{k+1} + b_k\,c^B_k(z_{k+1}),\; b_k e^{r^B_k(z_{k+1})}\right), $$
+
+$$ c_k(z) = u_k(z) + a_k(z) \odot z + g_k \odot \frac{s}{1 + \sqrt{b_k}\,\lVert s \rVert / \sqrt d}, \qquad
+   s = z + \nabla \log \gamma(z), $$
+
+with $u$, $a$ and $r$ from a residual network that ends in zeros. So the sampler starts as plain DDS with a gate on the
+score: $g$ rises from 0 to 1 along the steps for $F$, and is 0 for $B$, which starts as the OU process. The mean weight
+is `Z` for any of these choices. What they buy is variance: with fixed kernels the evidence lower bound stays
+$O(1/K)$ from `log Z` even for the best control, and a network that adds to the state, but cannot multiply it, does not
+learn a funnel.
+"""
+
+import jax
+import jax.numpy as jnp
+from beartype import beartype
+from jaxtyping import Array, Float, jaxtyped
+
+from dds import ou, whitening
+from dds.checks import require
+from dds.types import OU, Kernel, KeyArray, Laws, Normal, Params, Row, Sampler, State, Target
+
+HEADS = 6
+"""The outputs of the network, of one number a coordinate each: u, a and r of both kernels."""
+
+
+@jaxtyped(typechecker=beartype)
+def init(
+    key: KeyArray, fractions: Float[Array, " steps"], dim: int, *, width: int = 64, depth: int = 2
+) -> dict[str, Params]:
+    """Parameters of the learned process.
+
+    Args:
+        key: The random key.
+        fractions: The noise fractions to start from, of any schedule in `dds.schedules`.
+        dim: The dimension, at least 1.
+        width: The units of every hidden layer, at least 1.
+        depth: The number of hidden layers, at least 1.
+
+    Returns:
+        The parameters, for `coordinates`, `process` and `kernel`.
+
+    Raises:
+        ValueError: If `dim`, `width` or `depth` is below 1, or a fraction is outside (0, 1).
+
+    Example:
+        >>> from dds import schedules
+        >>> params = init(jax.random.key(0), schedules.constant(8, total=3.0), 2)
+        >>> process(params).fractions.shape
+        (8,)
+    """
+    for name, size in (("dim", dim), ("width", width), ("depth", depth)):
+        require(size >= 1, name, size, "at least 1")
+    fractions = ou.process(fractions, 1.0).fractions
+    states = fractions.size + 1
+    initialise = jax.nn.initializers.lecun_normal()
+    keys = jax.random.split(key, depth + 1)
+    inputs = [dim] + [width] * (depth - 1)
+    ramp = jnp.broadcast_to(jnp.linspace(0.0, 1.0, states)[:, None], (states, dim))
+    return {
+        "coordinates": {"mean": jnp.zeros(dim), "log_scale": jnp.zeros(dim)},
+        "logits": jnp.log(fractions) - jnp.log1p(-fractions),
+        "layers": [initialise(keys[i], (inputs[i], width)) for i in range(depth)],
+        "heads": jnp.zeros((width, HEADS * dim)),
+        "rows": {
+            "biases": [0.5 * jax.random.normal(keys[-1], (states, width))]
+            + [jnp.zeros((states, width)) for _ in range(depth - 1)],
+            "heads": jnp.zeros((states, HEADS * dim)),
+            "gates": jnp.stack([ramp, jnp.zeros_like(ramp)], axis=1),
+        },
+    }
+
+
+@jaxtyped(typechecker=beartype)
+def coordinates(params: dict[str, Params]) -> Normal:
+    r"""The law $\mathcal N(m, e^{2\ell})$ in whose coordinates the process runs: the learned prior.
+
+    Args:
+        params: The parameters, of `init`.
+
+    Returns:
+        The law; `dds.normal.reparameterise` leads from `z` back to `x`.
+
+    Example:
+        >>> from dds import schedules
+        >>> coordinates(init(jax.random.key(0), schedules.constant(8, total=3.0), 2)).scale.tolist()
+        [1.0, 1.0]
+    """
+    return Normal(params["coordinates"]["mean"], jnp.exp(params["coordinates"]["log_scale"]))
+
+
+@jaxtyped(typechecker=beartype)
+def process(params: dict[str, Params]) -> OU:
+    """The reference process, with the learned schedule and variance one.
+
+    Args:
+        params: The parameters, of `init`.
+
+    Returns:
+        The process.
+
+    Example:
+        >>> from dds import schedules
+        >>> float(process(init(jax.random.key(0), schedules.constant(2, total=1.0), 2)).sigma)
+        1.0
+    """
+    return ou.process(jax.nn.sigmoid(params["logits"]), 1.0)
+
+
+@jaxtyped(typechecker=beartype)
+def kernel(params: dict[str, Params], score, *, bound: float = 6.0) -> Kernel:
+    r"""The learned kernels of both directions.
+
+    Args:
+        params: The parameters, of `init`.
+        score: The score of the target in the learned coordinates, `State -> State`. Gradients flow through it: cut off,
+            the gradient of the loss is biased.
+        bound: The bound on $a$ and $r$, $r \to \beta \tanh(r / \beta)$, positive: without it a state far out is squared
+            at every step, and one wild path makes an infinite weight.
+
+    Returns:
+        The kernels, as laws of innovations.
+
+    Raises:
+        ValueError: If `bound` is not positive.
+
+    Example:
+        >>> from dds import schedules
+        >>> params = init(jax.random.key(0), schedules.constant(8, total=3.0), 2)
+        >>> laws = kernel(params, lambda z: -z)
+        >>> laws.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], laws.rows)).denoising.mean.tolist()
+        [0.0, 0.0]
+    """
+    require(bound > 0, "bound", bound, "positive")
+    fractions = process(params).fractions
+    # Of the last state there is no step ahead, of the first none back: what stands there is not used.
+    steps = {"ahead": jnp.append(fractions, fractions[-1]), "back": jnp.append(fractions[0], fractions)}
+
+    def apply(z: State, row: Row) -> Laws:
+        rows, steps = row
+        x = z
+        for layer, bias in zip(params["layers"], rows["biases"], strict=True):
+            y = jax.nn.gelu(x @ layer + bias)
+            x = y if x is z else x + y
+        heads = jnp.split(x @ params["heads"] + rows["heads"], HEADS)
+        slope = z + score(z)
+        size = jnp.sqrt(jnp.mean(slope**2) + jnp.finfo(z.dtype).tiny)
+
+        def law(fraction, gate, shift, stretch, log_variance) -> Normal:
+            stretch, log_variance = (bound * jnp.tanh(head / bound) for head in (stretch, log_variance))
+            tamed = slope / (1 + jnp.sqrt(fraction) * size)
+            control = shift + stretch * z + gate * tamed
+            return Normal(jnp.sqrt(fraction) * control, jnp.exp(0.5 * log_variance))
+
+        return Laws(law(steps["ahead"], rows["gates"][0], *heads[:3]), law(steps["back"], rows["gates"][1], *heads[3:]))
+
+    return Kernel((params["rows"], steps), apply)
+
+
+@jaxtyped(typechecker=beartype)
+def sampler(params: dict[str, Params], target: Target, *, bound: float = 6.0) -> tuple[Sampler, Target]:
+    """The sampler of the learned process, and the target in the coordinates that it runs in.
+
+    Args:
+        params: The parameters, of `init`.
+        target: The target, in its own coordinates.
+        bound: As in `kernel`.
+
+    Returns:
+        The sampler, and the target whose log density its weights need.
+
+    Example:
+        >>> from dds import losses, schedules, targets
+        >>> from dds.sampler import sample_path
+        >>> params = init(jax.random.key(0), schedules.constant(8, total=3.0), 2)
+        >>> law, moved = sampler(params, targets.gaussian(jnp.zeros(2), jnp.eye(2)))
+        >>> path = sample_path(jax.random.key(1), law)
+        >>> round(float(losses.log_weight(path, law.reference, moved.log_density)), 5) + 0.0
+        0.0
+    """
+    moved = whitening.whiten(target, coordinates(params))
+    reference = process(params)
+    prior = ou.stationary(reference, target.dim)
+    return Sampler(prior, reference, kernel(params, jax.grad(moved.log_density), bound=bound)), moved
