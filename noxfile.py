@@ -29,7 +29,9 @@ def tests(session: nox.Session) -> None:
     """Tests, and the examples of the docstrings."""
     install(session, "test", ".[cli]")
     # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
-    pytest(session, "-m", "not slow", "-n", "2", "tests", "--doctest-modules", "--pyargs", "dds")
+    # Nearly all of the time goes into compilation, so it is asked for less effort; `slow` compiles as users do.
+    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    pytest(session, "-m", "not slow", "-n", "2", "tests", "--doctest-modules", "--pyargs", "dds", **quick)
 
 
 @nox.session
@@ -72,5 +74,5 @@ def install(session: nox.Session, group: str, *packages: str) -> None:
     session.install("--no-compile", *packages, *nox.project.dependency_groups(PROJECT, group))
 
 
-def pytest(session: nox.Session, *arguments: str) -> None:
-    session.run("pytest", "--jaxtyping-packages=dds,beartype.beartype", *arguments, *session.posargs)
+def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
+    session.run("pytest", "--jaxtyping-packages=dds,beartype.beartype", *arguments, *session.posargs, env=env)

@@ -9,7 +9,7 @@ $$ F_k:\; z_{k+1} \sim \mathcal N\left(\sqrt{1 - b_k}\,z_k + b_k\,c^F_k(z_k),\; 
 $$ c_k(z) = u_k(z) + a_k(z) \odot z + g_k \odot \frac{s}{1 + \sqrt{b_k}\,\lVert s \rVert / \sqrt d}, \qquad
    s = z + \nabla \log \gamma(z), $$
 
-with $u$, $a$ and $r$ from a residual network that ends in zeros. So the sampler starts as plain DDS with a gate on the
+with $u$, $a$ and $r$ from a residual network of $\beta \tanh(z / \beta)$ that ends in zeros. So the sampler starts as plain DDS with a gate on the
 score: $g$ rises from 0 to 1 along the steps for $F$, and is 0 for $B$, which starts as the OU process. The mean weight
 is `Z` for any of these choices. What they buy is variance: with fixed kernels the evidence lower bound stays
 $O(1/K)$ from `log Z` even for the best control, and a network that adds to the state, but cannot multiply it, does not
@@ -113,7 +113,7 @@ def process(params: dict[str, Params]) -> OU:
 
 
 @jaxtyped(typechecker=beartype)
-def kernel(params: dict[str, Params], score, *, bound: float = 6.0) -> Kernel:
+def kernel(params: dict[str, Params], score, *, bound: float = 6.0, reach: float = 8.0) -> Kernel:
     r"""The learned kernels of both directions.
 
     Args:
@@ -122,12 +122,14 @@ def kernel(params: dict[str, Params], score, *, bound: float = 6.0) -> Kernel:
             the gradient of the loss is biased.
         bound: The bound on $a$ and $r$, $r \to \beta \tanh(r / \beta)$, positive: without it a state far out is squared
             at every step, and one wild path makes an infinite weight.
+        reach: How far out the network tells states apart, in standard deviations of the prior, positive. Beyond, where
+            no path has trained it, it says what it says there.
 
     Returns:
         The kernels, as laws of innovations.
 
     Raises:
-        ValueError: If `bound` is not positive.
+        ValueError: If `bound` or `reach` is not positive.
 
     Example:
         >>> from dds import schedules
@@ -137,16 +139,17 @@ def kernel(params: dict[str, Params], score, *, bound: float = 6.0) -> Kernel:
         [0.0, 0.0]
     """
     require(bound > 0, "bound", bound, "positive")
+    require(reach > 0, "reach", reach, "positive")
     fractions = process(params).fractions
     # Of the last state there is no step ahead, of the first none back: what stands there is not used.
     steps = {"ahead": jnp.append(fractions, fractions[-1]), "back": jnp.append(fractions[0], fractions)}
 
     def apply(z: State, row: Row) -> Laws:
         rows, steps = row
-        x = z
-        for layer, bias in zip(params["layers"], rows["biases"], strict=True):
+        x = reach * jnp.tanh(z / reach)
+        for i, (layer, bias) in enumerate(zip(params["layers"], rows["biases"], strict=True)):
             y = jax.nn.gelu(x @ layer + bias)
-            x = y if x is z else x + y
+            x = x + y if i else y
         heads = jnp.split(x @ params["heads"] + rows["heads"], HEADS)
         slope = z + score(z)
         size = jnp.sqrt(jnp.mean(slope**2) + jnp.finfo(z.dtype).tiny)
@@ -163,13 +166,16 @@ def kernel(params: dict[str, Params], score, *, bound: float = 6.0) -> Kernel:
 
 
 @jaxtyped(typechecker=beartype)
-def sampler(params: dict[str, Params], target: Target, *, bound: float = 6.0) -> tuple[Sampler, Target]:
+def sampler(
+    params: dict[str, Params], target: Target, *, bound: float = 6.0, reach: float = 8.0
+) -> tuple[Sampler, Target]:
     """The sampler of the learned process, and the target in the coordinates that it runs in.
 
     Args:
         params: The parameters, of `init`.
         target: The target, in its own coordinates.
         bound: As in `kernel`.
+        reach: As in `kernel`.
 
     Returns:
         The sampler, and the target whose log density its weights need.
@@ -186,4 +192,4 @@ def sampler(params: dict[str, Params], target: Target, *, bound: float = 6.0) ->
     moved = whitening.whiten(target, coordinates(params))
     reference = process(params)
     prior = ou.stationary(reference, target.dim)
-    return Sampler(prior, reference, kernel(params, jax.grad(moved.log_density), bound=bound)), moved
+    return Sampler(prior, reference, kernel(params, jax.grad(moved.log_density), bound=bound, reach=reach)), moved

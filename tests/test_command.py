@@ -60,6 +60,7 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
         assert words in printed
 
 
+@pytest.mark.slow
 def test_plain_dds_and_the_same_seed(monkeypatch, tmp_path):
     for folder in ("one", "other"):
         options = ["--dim", 3, "--kernel", "dds", "--no-pictures", "--output", tmp_path / folder]

@@ -104,6 +104,23 @@ def test_log_variances_are_bounded():
         assert np.all((np.exp(-1.0001) <= side.scale) & (side.scale <= np.exp(1.0001)))
 
 
+def test_beyond_its_reach_the_network_says_the_same():
+    params = random_parameters(size=0.3)
+    kernel = learned.kernel(params, lambda z: -z, reach=2.0)
+    far, farther = (
+        kernel.apply(z * jnp.array([1.0, -1.0]), jax.tree.map(lambda row: row[2], kernel.rows)) for z in (40.0, 80.0)
+    )
+    for one, other in zip(far, farther, strict=True):
+        np.testing.assert_allclose(one.scale, other.scale, rtol=1e-6)
+        assert np.all(np.abs(other.mean) < 3 * np.abs(one.mean) + 1)  # linear, where it could have been quadratic
+
+
+@pytest.mark.parametrize("option", ["bound", "reach"])
+def test_options_are_positive(option):
+    with pytest.raises(ValueError, match=f"{option} must be positive, got 0"):
+        learned.kernel(random_parameters(), lambda z: -z, **{option: 0.0})
+
+
 @pytest.mark.slow
 def test_sticking_the_landing_has_the_same_values_and_mean_gradient():
     # Also of the schedule and the coordinates, which are in the law of a step without being in its network.
