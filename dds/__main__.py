@@ -86,10 +86,10 @@ NAMED = {
 class Defaults(NamedTuple):
     """The options that each kind of kernel has its own defaults for."""
 
-    steps: Any
-    updates: Any
-    batch: Any
-    learning_rate: Any
+    steps: int
+    updates: int
+    batch: int
+    learning_rate: float
 
 
 DEFAULTS = {
@@ -160,15 +160,19 @@ def run(
         output: The folder to write to; it is made if need be.
         pictures: Whether to draw pictures and the animation.
     """
-    given = Defaults(steps, updates, batch, learning_rate)
-    pairs = zip(given, DEFAULTS[kernel], strict=True)
-    steps, updates, batch, rate = (default if option is None else option for option, default in pairs)
-    for name, count in (("steps", steps), ("updates", updates), ("batch", batch), ("samples - 1", samples - 1)):
-        require(count >= 1, name, count, "at least 1")
-    require(rate > 0, "learning_rate", rate, "positive")
+    default = DEFAULTS[kernel]
+    choice = Defaults(
+        steps=default.steps if steps is None else steps,
+        updates=default.updates if updates is None else updates,
+        batch=default.batch if batch is None else batch,
+        learning_rate=default.learning_rate if learning_rate is None else learning_rate,
+    )
+    for name, count in {**choice._asdict(), "samples - 1": samples - 1}.items():
+        require(count >= 1 or name == "learning_rate", name, count, "at least 1")
+    require(choice.learning_rate > 0, "learning_rate", choice.learning_rate, "positive")
     sigma = (NAMED[target].sigma if target in NAMED else 1.0) if sigma is None else sigma
     require(0 < sigma < math.inf, "sigma", sigma, "positive and finite")
-    fractions = (schedules.constant if kernel == "learned" else schedules.cosine)(steps, total=noise)
+    fractions = (schedules.constant if kernel == "learned" else schedules.cosine)(choice.steps, total=noise)
     density, plane, labels = find_target(target, dim, sigma)
     prepare(output)
     console = Console()
@@ -197,13 +201,16 @@ def run(
 
     def loss(params: Params, key: KeyArray) -> Scalar:
         one = partial(log_weight, params, freeze_laws=True)
-        return losses.reverse_kl(jax.vmap(lambda key: one(key)[0])(jax.random.split(key, batch)))
+        return losses.reverse_kl(jax.vmap(lambda key: one(key)[0])(jax.random.split(key, choice.batch)))
 
-    warm_up = min(100, updates // 10)
-    schedule = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, max(updates, warm_up + 1), rate / 100)
+    warm_up = min(100, choice.updates // 10)
+    rate, length = choice.learning_rate, max(choice.updates, warm_up + 1)
+    schedule = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, length, rate / 100)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    with watch(console, updates) as callback:
-        fit = training.fit(fit_key, process.init(init_key), loss, optimiser, updates, block=25, callback=callback)
+    with watch(console, choice.updates) as callback:
+        fit = training.fit(
+            fit_key, process.init(init_key), loss, optimiser, choice.updates, block=25, callback=callback
+        )
     trained = time.perf_counter()
 
     def forth(key: KeyArray) -> tuple[Scalar, State, Array]:
@@ -240,10 +247,10 @@ def run(
         "seconds_of_training": round(trained - started, 2),
         "updates": int(fit.state.updates),
         "skipped_updates": fit.state.skipped,
-        "density_evaluations": int(fit.state.updates) * batch * (steps + 1),
+        "density_evaluations": int(fit.state.updates) * choice.batch * (choice.steps + 1),
         "seed": seed,
-        "steps": steps,
-        "batch": batch,
+        "steps": choice.steps,
+        "batch": choice.batch,
         "sigma": sigma,
         "noise": noise,
         "whitened": law is not start,

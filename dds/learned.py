@@ -9,11 +9,11 @@ $$ F_k:\; z_{k+1} \sim \mathcal N\left(\sqrt{1 - b_k}\,z_k + b_k\,c^F_k(z_k),\; 
 $$ c_k(z) = u_k(z) + a_k(z) \odot z + g_k \odot \frac{s}{1 + \sqrt{b_k}\,\lVert s \rVert / \sqrt d}, \qquad
    s = z + \nabla \log \gamma(z), $$
 
-with $u$, $a$ and $r$ from a residual network of $\beta \tanh(z / \beta)$ that ends in zeros. So the sampler starts as plain DDS with a gate on the
-score: $g$ rises from 0 to 1 along the steps for $F$, and is 0 for $B$, which starts as the OU process. The mean weight
-is `Z` for any of these choices. What they buy is variance: with fixed kernels the evidence lower bound stays
-$O(1/K)$ from `log Z` even for the best control, and a network that adds to the state, but cannot multiply it, does not
-learn a funnel.
+with $u$, $a$ and $r$ from a residual network of $\beta \tanh(z / \beta)$ that ends in zeros. So the sampler starts as
+plain DDS with a gate on the score: $g$ rises from 0 to 1 along the steps for $F$, and is 0 for $B$, which starts as the
+OU process. The mean weight is `Z` for any of these choices. What they buy is variance: with fixed kernels the evidence
+lower bound stays $O(1/K)$ from `log Z` even for the best control, and a network that adds to the state, but cannot
+multiply it, does not learn a funnel.
 """
 
 import jax

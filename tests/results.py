@@ -35,6 +35,13 @@ PUBLISHED = {
     "many_well": "ELBO 162.84, EUBO 166.30",
     "forty_modes": "EUBO 0.88",
 }
+HEAD = f"""# Results
+
+The command with its default options, by `nox -s results`: figures are means over the seeds, log Z is pooled over all of
+their paths, {REPEATS * PATHS:,} a seed, and seconds are of the whole command but its start and pictures. The records are in
+`results.json`.
+
+"""
 # Annealed importance sampling from a Laplace fit, with standard errors; the others are exact and known to the targets.
 TRUTH = {"cox_process": "501.7 ± 0.2", "ionosphere": "-111.605 ± 0.007", "sonar": "-108.384 ± 0.005"}
 
@@ -128,7 +135,7 @@ def table(records: list[dict]) -> str:
             PUBLISHED[target],
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return HEAD + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
