@@ -56,10 +56,11 @@ def test_laplace_of_a_density_without_a_mode():
         whitening.laplace(lambda x: -(x @ x), jnp.zeros(2), iterations=0)
 
 
-def test_variational_law_is_the_one_of_calculus():
+@pytest.mark.parametrize(("mean", "scale"), [(1.0, 2.0), (-0.5, 0.05)])
+def test_variational_law_is_the_one_of_calculus(mean, scale):
     # log gamma = x - e^x in every coordinate: m - e^{m + s^2 / 2} + log s is largest at m = -1/2, s = 1. The mode is 0.
     law = whitening.variational(
-        jax.random.key(0), lambda x: jnp.sum(x - jnp.exp(x)), Normal(jnp.ones(3), jnp.array(2.0)), draws=256
+        jax.random.key(0), lambda x: jnp.sum(x - jnp.exp(x)), Normal(jnp.full(3, mean), jnp.array(scale)), draws=256
     )
     np.testing.assert_allclose(law.mean, -0.5, atol=0.05)
     np.testing.assert_allclose(law.scale, np.eye(3), atol=0.05)
