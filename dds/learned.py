@@ -16,6 +16,8 @@ lower bound stays $O(1/K)$ from `log Z` even for the best control, and a network
 multiply it, does not learn a funnel.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from beartype import beartype
@@ -113,12 +115,14 @@ def process(params: dict[str, Params]) -> OU:
 
 
 @jaxtyped(typechecker=beartype)
-def kernel(params: dict[str, Params], score, *, bound: float = 6.0, reach: float = 8.0) -> Kernel:
+def kernel(
+    params: dict[str, Params], score: Callable[[State], State], *, bound: float = 6.0, reach: float = 8.0
+) -> Kernel:
     r"""The learned kernels of both directions.
 
     Args:
         params: The parameters, of `init`.
-        score: The score of the target in the learned coordinates, `State -> State`. Gradients flow through it: cut off,
+        score: The score of the target in the learned coordinates. Gradients flow through it: cut off,
             the gradient of the loss is biased.
         bound: The bound on $a$ and $r$, $r \to \beta \tanh(r / \beta)$, positive: without it a state far out is squared
             at every step, and one wild path makes an infinite weight.
