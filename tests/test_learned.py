@@ -139,6 +139,7 @@ def test_sticking_the_landing_has_the_same_values_and_mean_gradient():
     assert difference.std() > 0
 
 
+@pytest.mark.slow
 def test_gradient_of_the_schedule_in_log_f_is_not_there_when_laws_are_frozen(float64):
     # log F_k(y' | y) given both states, its parameters constant: by hand, against what the frozen path says.
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), random_parameters(steps=1))

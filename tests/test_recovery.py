@@ -72,7 +72,8 @@ def test_exact_gaussian_kernel_reaches_the_target():
     np.testing.assert_allclose(np.cov(whitened), np.eye(3), atol=6 * np.sqrt(2 / 50_000))
 
 
-@pytest.mark.parametrize("schedule", [schedules.linear, pytest.param(schedules.constant, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [schedules.linear, schedules.constant])
 def test_exact_control_has_a_gap_that_shrinks_as_one_over_the_steps(float64, schedule):
     mean, covariance = normal_target(3)
     steps, gaps, errors = np.array([32, 64, 128]), [], []
