@@ -141,7 +141,10 @@ def test_interrupting_evaluates_and_saves_what_there_is(tmp_path):
             time.sleep(0.2)  # it is made before the training starts
         time.sleep(8)
         process.send_signal(signal.SIGINT)
-        printed, _ = process.communicate(timeout=120)
+        try:
+            printed, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()  # one that does not stop would be waited for without end
     assert process.returncode == 0, printed
     assert "Stopping" in printed
     summary = json.loads((tmp_path / "summary.json").read_text())
