@@ -3,14 +3,11 @@
 It composes the library's functions as any user would; nothing imports it.
 """
 
-import importlib
 import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -22,8 +19,6 @@ import optax
 import tyro
 from jaxtyping import Array
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from dds import (
     exploration,
@@ -32,59 +27,22 @@ from dds import (
     networks,
     normal,
     ou,
-    plots,
     reversal,
     sampler,
     schedules,
     storage,
-    targets,
     training,
     whitening,
 )
+from dds._named import NAMED, find_target
+from dds._presentation import paint, show, watch
 from dds.checks import require
-from dds.report import Report, report, verdict
+from dds.report import report, verdict
 from dds.types import OU, KeyArray, Network, Normal, Params, Sampler, Scalar, State, Target
 
 
-class Named(NamedTuple):
-    """A named target: how to make it, in any dimension or its only one, where to look, and names of two coordinates."""
-
-    make: Callable[..., Target]
-    dim: int | None = None
-    sigma: float = 1.0
-    labels: tuple[str, str] = ("x_1", "x_2")
-
-
-def _gaussian(dim: int) -> Target:
-    distance = jnp.abs(jnp.subtract.outer(jnp.arange(dim), jnp.arange(dim)))
-    return targets.gaussian(jnp.ones(dim), 0.7**distance)
-
-
-def _mixture(dim: int) -> Target:
-    angles = jnp.linspace(0, 2 * jnp.pi, 8, endpoint=False)
-    ring = 3 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
-    return targets.gaussian_mixture(jnp.pad(ring, ((0, 0), (0, dim - 2))), jnp.full(8, 0.5))
-
-
-# The first two coordinates of those with a free dimension have the law of the same target in two: the pictures rely on
-# it.
-NAMED = {
-    "funnel": Named(targets.funnel, 10, 1.075, ("v", "x_1")),
-    "gaussian": Named(_gaussian, 10),
-    "mixture": Named(_mixture, 2, 3.0),
-    "ionosphere": Named(targets.ionosphere),
-    "sonar": Named(targets.sonar),
-    "german_credit": Named(targets.german_credit),
-    "seeds": Named(targets.seeds),
-    "brownian": Named(targets.brownian),
-    "cox_process": Named(targets.cox_process),
-    "many_well": Named(targets.many_well, 32, 2.0),
-    "forty_modes": Named(targets.forty_modes, 2, 25.0),
-}
-
-
 class Defaults(NamedTuple):
-    """The options that each kind of kernel has its own defaults for."""
+    """The options that each kind of training has its own defaults for."""
 
     steps: int
     updates: int
@@ -92,9 +50,12 @@ class Defaults(NamedTuple):
     learning_rate: float
 
 
+# The forward loss is quick with many steps, for they are trained side by side, and modes ask for them; the reverse loss
+# has a gradient of less variance with many paths.
 DEFAULTS = {
-    "learned": Defaults(steps=16, updates=4000, batch=128, learning_rate=1e-2),
-    "dds": Defaults(steps=128, updates=2000, batch=100, learning_rate=5e-3),
+    ("learned", "reverse"): Defaults(steps=8, updates=2500, batch=256, learning_rate=1e-2),
+    ("learned", "forward"): Defaults(steps=16, updates=3000, batch=128, learning_rate=1e-2),
+    ("dds", "reverse"): Defaults(steps=128, updates=2000, batch=100, learning_rate=5e-3),
 }
 
 
@@ -107,8 +68,11 @@ class Process(NamedTuple):
     inverse: Callable[[Params, State], State]
 
 
-EXPLORERS = 500
-"""The number of chains that look for what the sampler missed."""
+POPULATION = 10_000
+"""The number of points of the target that the forward loss trains on."""
+
+EXPLORERS = 1000
+"""The number of points, of a population of their own, that are asked what the sampler missed."""
 
 
 def run(
@@ -116,6 +80,7 @@ def run(
     *,
     dim: int | None = None,
     kernel: Literal["learned", "dds"] = "learned",
+    loss: Literal["reverse", "forward"] | None = None,
     steps: int | None = None,
     updates: int | None = None,
     batch: int | None = None,
@@ -142,9 +107,12 @@ def run(
         dim: The dimension. A name has its own; a log density needs it.
         kernel: What is learned. "learned": both directions, the schedule and the prior, in whitened coordinates.
             "dds": the control alone, as published.
-        steps: The number of steps K from the prior to the target: 16, or 128 with dds.
-        updates: The number of updates of the parameters: 4000, or 2000 with dds.
-        batch: The number of paths in an update: 128, or 100 with dds.
+        loss: The divergence that training lowers. "reverse": along the sampler's own paths. "forward", for learned
+            kernels: along paths noised back from a tempered population of points. Without it, the one that fits:
+            forward where the target seems to have several modes.
+        steps: The number of steps K from the prior to the target: 8, or 16 with the forward loss, or 128 with dds.
+        updates: The number of updates of the parameters: 2500, or 3000 with the forward loss, or 2000 with dds.
+        batch: The number of paths in an update: 256, or 128 with the forward loss, or 100 with dds.
         samples: The number of samples that are drawn in the end.
         seed: The seed of all randomness.
         sigma: The standard deviation of the prior, before whitening: where the target is looked for. A name has its
@@ -160,34 +128,43 @@ def run(
         output: The folder to write to; it is made if need be.
         pictures: Whether to draw pictures and the animation.
     """
-    default = DEFAULTS[kernel]
-    choice = Defaults(
-        steps=default.steps if steps is None else steps,
-        updates=default.updates if updates is None else updates,
-        batch=default.batch if batch is None else batch,
-        learning_rate=default.learning_rate if learning_rate is None else learning_rate,
-    )
-    for name, count in {**choice._asdict(), "samples - 1": samples - 1}.items():
-        require(count >= 1 or name == "learning_rate", name, count, "at least 1")
-    require(choice.learning_rate > 0, "learning_rate", choice.learning_rate, "positive")
+    for name, count in {"samples - 1": samples - 1, "steps": steps, "updates": updates, "batch": batch}.items():
+        require(count is None or count >= 1, name, count, "at least 1")
+    require(learning_rate is None or learning_rate > 0, "learning_rate", learning_rate, "positive")
+    require(kernel == "learned" or loss != "forward", "loss", loss, "reverse with the dds kernel")
     sigma = (NAMED[target].sigma if target in NAMED else 1.0) if sigma is None else sigma
     require(0 < sigma < math.inf, "sigma", sigma, "positive and finite")
-    fractions = (schedules.constant if kernel == "learned" else schedules.cosine)(choice.steps, total=noise)
+    schedule = schedules.constant if kernel == "learned" else schedules.cosine
+    for kind, default in DEFAULTS.items():
+        if kind[0] == kernel:  # whatever loss will be chosen, the schedule can be made
+            schedule(steps or default.steps, total=noise)
     density, plane, labels = find_target(target, dim, sigma)
     prepare(output)
     console = Console()
     started = time.perf_counter()
-    pilot_key, init_key, fit_key, draw_key, exact_key, explore_key = jax.random.split(jax.random.key(seed), 6)
+    law_key, pilot_key, init_key, fit_key, draw_key, exact_key, explore_key, back_key = jax.random.split(
+        jax.random.key(seed), 8
+    )
 
     start = Normal(jnp.zeros(density.dim), jnp.asarray(sigma))
-    law = start
+    law, population = start, None
     if kernel == "learned":
-        if whiten:
-            with console.status("whitening"):
-                law = whitening.automatic(pilot_key, density.log_density, start)
-        process = learned_process(density, law, fractions, width, depth)
+        with console.status("looking for coordinates"):
+            if whiten:
+                law = whitening.automatic(law_key, density.log_density, start)
+            if loss is None:
+                loss = "forward" if whiten and law is start else "reverse"
+            if loss == "forward":
+                population = exploration.temper(pilot_key, density.log_density, law, POPULATION)
+                if whiten and law is start:
+                    law = Normal(jnp.mean(population, axis=0), jnp.std(population, axis=0))
+    choice = DEFAULTS[kernel, loss or "reverse"]
+    given = {"steps": steps, "updates": updates, "batch": batch, "learning_rate": learning_rate}
+    choice = choice._replace(**{name: value for name, value in given.items() if value is not None})
+    if kernel == "learned":
+        process = learned_process(density, law, schedule(choice.steps, total=noise), width, depth)
     else:
-        reference = ou.process(fractions, sigma)
+        reference = ou.process(schedule(choice.steps, total=noise), sigma)
         slope = jax.grad(density.log_density)
         network = networks.mlp(
             density.dim, slope, width=width, depth=depth, score_clip=score_clip, stop_score=stop_score
@@ -199,49 +176,60 @@ def run(
         path = sampler.sample_path(key, law, freeze_laws=freeze_laws)
         return losses.log_weight(path, law.reference, moved.log_density), path.trajectory.states
 
-    def loss(params: Params, key: KeyArray) -> Scalar:
+    def log_weight_back(params: Params, key: KeyArray, x: State) -> Scalar:
+        law, moved = process.sampler(params)
+        path = sampler.retrace(sampler.noise_path(key, law, process.inverse(params, x)), law)
+        return losses.log_weight(path, law.reference, moved.log_density)
+
+    def reverse(params: Params, key: KeyArray) -> Scalar:
         one = partial(log_weight, params, freeze_laws=True)
         return losses.reverse_kl(jax.vmap(lambda key: one(key)[0])(jax.random.split(key, choice.batch)))
 
+    def forward(params: Params, key: KeyArray) -> Scalar:
+        assert population is not None
+        choose_key, noise_key = jax.random.split(key)
+        x = jax.random.choice(choose_key, population, (choice.batch,))
+        back = partial(log_weight_back, params)
+        return losses.forward_kl(jax.vmap(back)(jax.random.split(noise_key, choice.batch), x))
+
     warm_up = min(100, choice.updates // 10)
     rate, length = choice.learning_rate, max(choice.updates, warm_up + 1)
-    schedule = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, length, rate / 100)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-    with watch(console, choice.updates) as callback:
+    rates = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, length, rate / 100)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates))
+    objective, bound = (reverse, "ELBO") if population is None else (forward, "EUBO")
+    with watch(console, choice.updates, bound) as callback:
         fit = training.fit(
-            fit_key, process.init(init_key), loss, optimiser, choice.updates, block=25, callback=callback
+            fit_key, process.init(init_key), objective, optimiser, choice.updates, block=25, callback=callback
         )
     trained = time.perf_counter()
 
-    def forth(key: KeyArray) -> tuple[Scalar, State, Array]:
-        log_w, states = log_weight(fit.params, key, freeze_laws=False)
-        points = jax.vmap(partial(process.point, fit.params))(states)
+    def draw(params: Params, key: KeyArray) -> tuple[Scalar, State, Array]:
+        log_w, states = log_weight(params, key, freeze_laws=False)
+        points = jax.vmap(partial(process.point, params))(states)
         return log_w, points[-1], points[:, :2]
 
-    def back(sample: Callable[[KeyArray], State], key: KeyArray) -> tuple[Scalar, State]:
-        law, moved = process.sampler(fit.params)
-        sample_key, noise_key = jax.random.split(key)
-        x = sample(sample_key)
-        path = sampler.retrace(sampler.noise_path(noise_key, law, process.inverse(fit.params, x)), law)
-        return losses.log_weight(path, law.reference, moved.log_density), x
-
-    def explored(key: KeyArray) -> State:
-        start_key, chain_key = jax.random.split(key)
-        x = normal.reparameterise(start, jax.random.normal(start_key, (density.dim,)))
-        moved = whitening.whiten(density, law).log_density
-        z = exploration.explore(chain_key, moved, normal.standardise(law, x))
-        return normal.reparameterise(law, z)
-
-    log_weights, points, planes = many(forth, draw_key, samples)
-    forward, exact = (None, None) if density.sample is None else many(partial(back, density.sample), exact_key, samples)
-    elsewhere, _ = many(partial(back, explored), explore_key, EXPLORERS)
-    figures = report(log_weights, log_z_true=density.log_z, forward_log_weights=forward, explored_log_weights=elsewhere)
+    log_weights, points, planes = many(draw, fit.params, jax.random.split(draw_key, samples))
+    exact = forward_log_weights = None
+    if density.sample is not None:
+        exact = jax.jit(jax.vmap(density.sample))(jax.random.split(exact_key, samples))
+        forward_log_weights = many(log_weight_back, fit.params, jax.random.split(back_key, samples), exact)
+    # In many dimensions a wide start takes too long.
+    wide, count = (start, EXPLORERS) if density.dim <= whitening.DENSE else (law, EXPLORERS // 10)
+    elsewhere = exploration.temper(explore_key, density.log_density, wide, count, coordinates=law)
+    explored = many(log_weight_back, fit.params, jax.random.split(explore_key, count), elsewhere)
+    figures = report(
+        log_weights,
+        log_z_true=density.log_z,
+        forward_log_weights=forward_log_weights,
+        explored_log_weights=explored,
+    )
     seconds = time.perf_counter() - started
 
     summary = {
         "target": target,
         "dim": density.dim,
         "kernel": kernel,
+        "loss": "reverse" if population is None else "forward",
         **figures._asdict(),
         "seconds": round(seconds, 2),
         "seconds_of_training": round(trained - started, 2),
@@ -289,27 +277,6 @@ def plain_process(density: Target, reference: OU, network: Network) -> Process:
     return Process(network.init, make, point=lambda _, x: x, inverse=lambda _, x: x)
 
 
-def find_target(name: str, dim: int | None, scale: float) -> tuple[Target, Target | None, tuple[str, str]]:
-    """The target of a name or of an import path; its law in the plane of its first coordinates; their labels."""
-    if name in NAMED:
-        named = NAMED[name]
-        if named.dim is None:
-            require(dim is None, "dim", dim, f"left out, for {name} has its own")
-            return named.make(), None, named.labels
-        require(dim is None or dim >= 2, "dim", dim, "at least 2")
-        return named.make(dim or named.dim), named.make(2), named.labels
-    module, colon, attribute = name.partition(":")
-    known = f"one of {', '.join(NAMED)}, or an importable log density as my_module:log_density"
-    require(bool(colon and module and attribute), "target", repr(name), known)
-    require(dim is not None, "dim", dim, "given for a log density of your own")
-    try:
-        log_density = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"target must be {known}, got {name!r}: {error}.") from error
-    target = targets.from_log_density(log_density, int(dim or 0), scale=scale)
-    return target, target if dim == 2 else None, ("x_1", "x_2")
-
-
 def prepare(output: Path) -> None:
     """Makes the output folder and tries to write there, before any time is spent on training."""
     try:
@@ -319,84 +286,11 @@ def prepare(output: Path) -> None:
         raise ValueError(f"output must be a folder that can be written, got {output}: {error}.") from error
 
 
-def many(draw: Callable[[KeyArray], Any], key: KeyArray, count: int) -> Any:
-    """Many independent draws, compiled, in batches that bound the memory."""
-    return jax.jit(lambda key: jax.lax.map(draw, jax.random.split(key, count), batch_size=1000))(key)
-
-
-@contextmanager
-def watch(console: Console, updates: int) -> Iterator[training.Callback]:
-    """A callback that shows the running ELBO and the time left, and stops the training on Ctrl-C."""
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("ELBO {task.fields[elbo]:.3f}"),
-        TimeRemainingColumn(),
+def many(one: Callable[..., Any], params: Params, *inputs: Array) -> Any:
+    """A function of parameters and of each of many inputs, compiled, in batches that bound the memory."""
+    return jax.jit(lambda params, inputs: jax.lax.map(lambda x: one(params, *x), inputs, batch_size=1000))(
+        params, inputs
     )
-    interrupted = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        console.print("Stopping at the end of this block; Ctrl-C again to give up.")
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, interrupt)
-    try:
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("training", total=updates, elbo=math.nan)
-
-            def callback(state: training.State, block: np.ndarray) -> bool:
-                progress.update(task, completed=int(state.updates), elbo=-float(np.mean(block)))
-                return interrupted
-
-            yield callback
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def paint(output, history, figures, points, log_weights, exact, states, plane, labels) -> None:
-    """Draws the pictures and the animation of the first two coordinates."""
-    plots.training_history(history, log_z=figures.log_z_true).savefig(output / "training.png")
-    if points.shape[1] < 2:
-        return
-    points, states = np.asarray(points[:, :2]), np.asarray(states).swapaxes(0, 1)
-    exact = None if exact is None else np.asarray(exact[:, :2])
-    x_limits, y_limits = plots.limits(points if exact is None else exact, coverage=0.97)
-    if plane is None:
-        grid = plots.histogram_grid(points, x_limits, y_limits, log_weights=log_weights)
-    else:
-        grid = plots.density_grid(plane.log_density, x_limits, y_limits, log_z=plane.log_z)
-    limits = {"x_limits": x_limits, "y_limits": y_limits, "labels": labels}
-    plots.scatter(points[:2000], None if exact is None else exact[:2000], **limits).savefig(output / "samples.png")
-    if exact is not None:
-        plots.scatter(exact[:2000], names=("exact", "exact"), **limits).savefig(output / "exact.png")
-    plots.heat_map(grid, points[:500], labels=labels).savefig(output / "density.png")
-    plots.surface(grid, labels=labels).savefig(output / "surface.png")
-    plots.animate(output / "animation.gif", states, grid, labels=labels)
-
-
-def show(console: Console, summary: dict[str, Any], figures: Report, output: Path) -> None:
-    """Prints the figures as a table, the verdict and where everything lies."""
-    table = Table(title=f"{summary['target']}, {summary['dim']} dimensions, {summary['steps']} steps")
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_row("log Z", f"{figures.log_z:.4f} ± {figures.log_z_standard_error:.4f}")
-    if figures.log_z_true is not None:
-        table.add_row("true log Z", f"{figures.log_z_true:.4f}")
-    table.add_row("ELBO", f"{figures.elbo:.4f}")
-    if figures.eubo is not None:
-        table.add_row("EUBO", f"{figures.eubo:.4f}")
-    table.add_row("ESS", f"{figures.ess:.1%}")
-    if figures.forward_ess is not None:
-        table.add_row("ESS from exact samples", f"{figures.forward_ess:.1%}")
-    table.add_row("Pareto k", f"{figures.pareto_k:.2f}")
-    table.add_row("seconds, of training", f"{summary['seconds']:.1f}, {summary['seconds_of_training']:.1f}")
-    table.add_row("updates", f"{summary['updates']} ({summary['skipped_updates']} skipped)")
-    console.print(table)
-    console.print(summary["verdict"])
-    console.print(f"Written to {output.resolve()}.", soft_wrap=True)
 
 
 def main() -> None:

@@ -1,71 +1,170 @@
-r"""Points of the target found by other means than the sampler, to ask whether it goes there.
+"""Points of the target by other means than the sampler: to train on, and to ask whether the sampler goes there.
 
-A sampler that misses a mode gives itself good marks: its paths do not see the weights that they lack. Paths noised back
-from points in that mode do. So chains that know nothing of the sampler look around, and `dds.report` compares the
-weights of paths from where they end with those of the sampler's own.
+The reverse KL divergence sees only what the sampler visits: once a mode is lost nothing says so, and the weights look
+better than they are. A population that moves from a normal law to the target through all temperatures between them
+keeps modes in proportion to their mass. Paths noised back from its points serve two ends: the forward KL divergence, a
+loss that punishes missing them (`dds.losses.forward_kl`), and weights to compare with those of the sampler's own paths
+(`dds.report`).
 """
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from beartype import beartype
-from jaxtyping import jaxtyped
+from jaxtyping import Array, Float, jaxtyped
 
+from dds import estimators, normal
 from dds.checks import require
-from dds.types import KeyArray, LogDensity, State
+from dds.types import KeyArray, LogDensity, Normal, Scalar, State
+
+ACCEPTANCE = 0.574
+"""The rate of accepted moves that the step size is led to."""
+
+
+class _Population(NamedTuple):
+    points: Float[Array, "count dim"]
+    inverse_temperature: Scalar
+    log_size: Scalar
 
 
 @jaxtyped(typechecker=beartype)
-def explore(key: KeyArray, log_density: LogDensity, start: State, *, steps: int = 1000) -> State:
-    r"""Where a Metropolis-adjusted Langevin chain ends that starts at a point.
+def temper(
+    key: KeyArray,
+    log_density: LogDensity,
+    start: Normal,
+    count: int,
+    *,
+    moves: int = 10,
+    keep: float = 0.98,
+    stages: int = 500,
+    coordinates: Normal | None = None,
+) -> Float[Array, "count dim"]:
+    r"""Points of the target, by sequential Monte Carlo through $q^{1 - \beta} \gamma^\beta$ from $\beta = 0$ to 1.
 
-    A proposal is $x' = x + \frac{h}{2} \nabla\log\gamma(x) + \sqrt h\,\epsilon$; the step size $h$ moves towards the
-    acceptance rate of 0.574. The chain need not mix: it is enough that it ends where the density is as large as it is
-    for typical points of the mode that it found.
+    Each stage takes the largest step in $\beta$ at which the effective sample size of the weights stays at a share of
+    the population, resamples by them, and moves the points by Metropolis-adjusted Langevin chains,
+    $x' = x + \frac{h}{2} v \odot \nabla\log\gamma_\beta(x) + \sqrt{h v} \odot \epsilon$, with the population's
+    variances $v$; $h$ moves towards an acceptance rate of 0.574. Proportions of modes have the error of a resampled
+    population. Where the chains do not mix, as in a narrow neck, the population is short of points.
 
     Args:
-        key: The random key of the chain.
-        log_density: The log density, unnormalised.
-        start: Where the chain starts; a density that is not positive there stays there.
-        steps: The number of steps, at least 1.
+        key: The random key.
+        log_density: The log density, unnormalised. Points where it is not finite are lost in the first stage.
+        start: The law $q$, wide enough to reach all modes.
+        count: The size of the population, at least 2.
+        moves: The number of Langevin steps in a stage, at least 1.
+        keep: The share, in (0, 1).
+        stages: The most stages, at least 1; the last of them goes to the target whatever the weights are.
+        coordinates: A law in whose coordinates the chains move, such as one of `dds.whitening`: they mix better where
+            the target looks round. It changes nothing else.
 
     Returns:
-        The last point.
+        The points.
 
     Raises:
-        ValueError: If `steps` is below 1.
+        ValueError: If a number is out of its range.
 
     References:
-        Roberts and Rosenthal (1998), for the acceptance rate; Andrieu and Thoms (2008), for its pursuit.
+        Del Moral, Doucet and Jasra (2006), section 3; Jasra, Stephens, Doucet and Tsagaris (2011), for the steps;
+        Roberts and Rosenthal (1998), for the rate.
 
     Example:
-        >>> end = explore(jax.random.key(0), lambda x: -jnp.sum((x - 50) ** 2), jnp.zeros(2))
-        >>> bool(jnp.all(jnp.abs(end - 50) < 5))
-        True
+        >>> start = Normal(jnp.zeros(2), jnp.array(3.0))
+        >>> points = temper(jax.random.key(0), lambda x: -2 * jnp.sum((jnp.abs(x) - 4) ** 2), start, 1000)
+        >>> round(float(jnp.mean(points[:, 0] > 0)), 1)
+        0.5
     """
-    require(steps >= 1, "steps", steps, "at least 1")
+    require(count >= 2, "count", count, "at least 2")
+    require(moves >= 1, "moves", moves, "at least 1")
+    require(0 < keep < 1, "keep", keep, "in (0, 1)")
+    require(stages >= 1, "stages", stages, "at least 1")
+    if coordinates is None:
+        coordinates = Normal(jnp.zeros_like(start.mean), jnp.ones((), start.mean.dtype))
+    return _temper(log_density, count, moves, stages, key, start, coordinates, jnp.asarray(keep, start.mean.dtype))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _temper(
+    log_density: LogDensity,
+    count: int,
+    moves: int,
+    stages: int,
+    key: KeyArray,
+    start: Normal,
+    coordinates: Normal,
+    keep: Scalar,
+) -> Float[Array, "count dim"]:
+    outside = partial(normal.reparameterise, coordinates)
+
+    def log_ratio(z: State) -> Scalar:
+        value = log_density(outside(z)) - normal.log_density(start, outside(z))
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+    def stage(carry):
+        i, (points, beta, log_size) = carry
+        resample_key, move_key = jax.random.split(jax.random.fold_in(key, i))
+        log_ratios = jax.vmap(log_ratio)(points)
+        step = jnp.where(i == stages, 1 - beta, _largest_step(log_ratios, 1 - beta, keep))
+        beta = jnp.where(step >= 1 - beta, 1, beta + step)
+        points = points[estimators.resample(resample_key, step * log_ratios, count)]
+
+        def tempered(z: State) -> Scalar:
+            return beta * log_density(outside(z)) + (1 - beta) * normal.log_density(start, outside(z))
+
+        points, log_size = _move(move_key, tempered, points, log_size, moves)
+        return i + 1, _Population(points, beta, log_size)
+
+    noise = jax.random.normal(jax.random.fold_in(key, 0), (count, start.mean.size), start.mean.dtype)
+    points = jax.vmap(lambda e: normal.standardise(coordinates, normal.reparameterise(start, e)))(noise)
+    first = _Population(points, jnp.zeros((), points.dtype), jnp.zeros((), points.dtype))
+    _, population = jax.lax.while_loop(lambda carry: carry[1].inverse_temperature < 1, stage, (1, first))
+    return jax.vmap(outside)(population.points)
+
+
+def _largest_step(log_ratios: Float[Array, " count"], limit: Scalar, keep: Scalar) -> Scalar:
+    """The largest step in inverse temperature that keeps the effective sample size, by bisection."""
+
+    def keeps(step: Scalar):
+        return estimators.effective_sample_size(step * log_ratios) >= keep
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        return jnp.where(keeps(middle), middle, low), jnp.where(keeps(middle), high, middle)
+
+    low, _ = jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(limit), limit))
+    return jnp.where(keeps(limit), limit, jnp.maximum(low, limit * 1e-6))
+
+
+def _move(
+    key: KeyArray, log_density: LogDensity, points: Float[Array, "count dim"], log_size: Scalar, moves: int
+) -> tuple[Float[Array, "count dim"], Scalar]:
+    """Langevin steps of all points, with one step size."""
+    variances = jnp.var(points, axis=0) + jnp.finfo(points.dtype).tiny
     value_and_score = jax.value_and_grad(log_density)
 
-    def log_proposal(x: State, score: State, size, other: State):
-        return -jnp.sum((other - x - 0.5 * size * score) ** 2) / (2 * size)
-
-    def step(carry, inputs):
-        x, (value, score), log_size = carry
-        key, i = inputs
+    def step(carry, key):
+        chains, log_size = carry
         noise_key, accept_key = jax.random.split(key)
-        size = jnp.exp(log_size)
-        other = x + 0.5 * size * score + jnp.sqrt(size) * jax.random.normal(noise_key, x.shape, x.dtype)
-        other_value, other_score = value_and_score(other)
-        log_ratio = (
-            other_value - value + log_proposal(other, other_score, size, x) - log_proposal(x, score, size, other)
-        )
-        ratio = jnp.where(jnp.isfinite(log_ratio), jnp.exp(jnp.minimum(log_ratio, 0)), 0.0)
-        accepted = jax.random.uniform(accept_key, (), x.dtype) < ratio
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(accepted, new, old), (other, (other_value, other_score)), (x, (value, score))
-        )
-        return (*kept, log_size + (ratio - 0.574) / (1 + i) ** 0.6), None
+        sizes = jnp.exp(log_size) * variances
+        noise = jax.random.normal(noise_key, points.shape, points.dtype)
+        levels = jax.random.uniform(accept_key, points.shape[:1], points.dtype)
 
-    first = (start, value_and_score(start), jnp.log(jnp.asarray(0.01, start.dtype)))
-    keys = jax.random.split(key, steps)
-    (end, _, _), _ = jax.lax.scan(step, first, (keys, jnp.arange(steps, dtype=start.dtype)))
-    return end
+        def one(chain, noise: State, level: Scalar):
+            x, value, score = chain
+            other = x + 0.5 * sizes * score + jnp.sqrt(sizes) * noise
+            other_value, other_score = value_and_score(other)
+            back = (x - other - 0.5 * sizes * other_score) / jnp.sqrt(sizes)
+            log_rate = other_value - value + 0.5 * jnp.sum(noise**2) - 0.5 * jnp.sum(back**2)
+            rate = jnp.where(jnp.isfinite(log_rate), jnp.exp(jnp.minimum(log_rate, 0)), 0.0)
+            moved = (other, other_value, other_score)
+            return jax.tree.map(lambda new, old: jnp.where(level < rate, new, old), moved, chain), rate
+
+        chains, rates = jax.vmap(one)(chains, noise, levels)
+        return (chains, log_size + 0.2 * (jnp.mean(rates) - ACCEPTANCE)), None
+
+    chains = (points, *jax.vmap(value_and_score)(points))
+    ((points, _, _), log_size), _ = jax.lax.scan(step, (chains, log_size), jax.random.split(key, moves))
+    return points, log_size

@@ -9,11 +9,12 @@ $$ F_k:\; z_{k+1} \sim \mathcal N\left(\sqrt{1 - b_k}\,z_k + b_k\,c^F_k(z_k),\; 
 $$ c_k(z) = u_k(z) + a_k(z) \odot z + g_k \odot \frac{s}{1 + \sqrt{b_k}\,\lVert s \rVert / \sqrt d}, \qquad
    s = z + \nabla \log \gamma(z), $$
 
-with $u$, $a$ and $r$ from a residual network of $\beta \tanh(z / \beta)$ that ends in zeros. So the sampler starts as
+with $u$, $a$ and $r$ the sum of a residual network of $\beta \tanh(z / \beta)$, which mixes coordinates, and of a few
+features $\tanh(w_k z_i + v_k)$ of each coordinate alone: both end in zeros. So the sampler starts as
 plain DDS with a gate on the score: $g$ rises from 0 to 1 along the steps for $F$, and is 0 for $B$, which starts as the
 OU process. The mean weight is `Z` for any of these choices. What they buy is variance: with fixed kernels the evidence
-lower bound stays $O(1/K)$ from `log Z` even for the best control, and a network that adds to the state, but cannot
-multiply it, does not learn a funnel.
+lower bound stays $O(1/K)$ from `log Z` even for the best control; a network that adds to the state, but cannot
+multiply it, does not learn a funnel; one without features of a coordinate alone does not learn a well in each of many.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ HEADS = 6
 
 @jaxtyped(typechecker=beartype)
 def init(
-    key: KeyArray, fractions: Float[Array, " steps"], dim: int, *, width: int = 64, depth: int = 2
+    key: KeyArray, fractions: Float[Array, " steps"], dim: int, *, width: int = 64, depth: int = 2, features: int = 4
 ) -> dict[str, Params]:
     """Parameters of the learned process.
 
@@ -43,12 +44,13 @@ def init(
         dim: The dimension, at least 1.
         width: The units of every hidden layer, at least 1.
         depth: The number of hidden layers, at least 1.
+        features: The number of features of each coordinate alone, at least 0.
 
     Returns:
         The parameters, for `coordinates`, `process` and `kernel`.
 
     Raises:
-        ValueError: If `dim`, `width` or `depth` is below 1, or a fraction is outside (0, 1).
+        ValueError: If `dim`, `width` or `depth` is below 1, `features` below 0, or a fraction is outside (0, 1).
 
     Example:
         >>> from dds import schedules
@@ -58,10 +60,12 @@ def init(
     """
     for name, size in (("dim", dim), ("width", width), ("depth", depth)):
         require(size >= 1, name, size, "at least 1")
+    require(features >= 0, "features", features, "at least 0")
     fractions = ou.process(fractions, 1.0).fractions
     states = fractions.size + 1
     initialise = jax.nn.initializers.lecun_normal()
-    keys = jax.random.split(key, depth + 1)
+    own_key, *keys = jax.random.split(key, depth + 2)
+    slopes, offsets = 1.5 * jax.random.normal(own_key, (2, dim, features))
     inputs = [dim] + [width] * (depth - 1)
     ramp = jnp.broadcast_to(jnp.linspace(0.0, 1.0, states)[:, None], (states, dim))
     return {
@@ -73,6 +77,11 @@ def init(
             "biases": [0.5 * jax.random.normal(keys[-1], (states, width))]
             + [jnp.zeros((states, width)) for _ in range(depth - 1)],
             "heads": jnp.zeros((states, HEADS * dim)),
+            "own": {
+                "slopes": jnp.broadcast_to(slopes, (states, dim, features)),
+                "offsets": jnp.broadcast_to(offsets, (states, dim, features)),
+                "heads": jnp.zeros((states, HEADS, dim, features)),
+            },
             "gates": jnp.stack([ramp, jnp.zeros_like(ramp)], axis=1),
         },
     }
@@ -116,7 +125,7 @@ def process(params: dict[str, Params]) -> OU:
 
 @jaxtyped(typechecker=beartype)
 def kernel(
-    params: dict[str, Params], score: Callable[[State], State], *, bound: float = 6.0, reach: float = 8.0
+    params: dict[str, Params], score: Callable[[State], State], *, bound: float = 10.0, reach: float = 20.0
 ) -> Kernel:
     r"""The learned kernels of both directions.
 
@@ -154,7 +163,9 @@ def kernel(
         for i, (layer, bias) in enumerate(zip(params["layers"], rows["biases"], strict=True)):
             y = jax.nn.gelu(x @ layer + bias)
             x = x + y if i else y
-        heads = jnp.split(x @ params["heads"] + rows["heads"], HEADS)
+        own = jnp.tanh(rows["own"]["slopes"] * z[:, None] + rows["own"]["offsets"])
+        mixed = (x @ params["heads"] + rows["heads"]).reshape(HEADS, -1)
+        heads = mixed + jnp.einsum("hdf,df->hd", rows["own"]["heads"], own)
         slope = z + score(z)
         size = jnp.sqrt(jnp.mean(slope**2) + jnp.finfo(z.dtype).tiny)
 
@@ -171,7 +182,7 @@ def kernel(
 
 @jaxtyped(typechecker=beartype)
 def sampler(
-    params: dict[str, Params], target: Target, *, bound: float = 6.0, reach: float = 8.0
+    params: dict[str, Params], target: Target, *, bound: float = 10.0, reach: float = 20.0
 ) -> tuple[Sampler, Target]:
     """The sampler of the learned process, and the target in the coordinates that it runs in.
 

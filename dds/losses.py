@@ -19,6 +19,7 @@ b_k \lVert u \rVert^2 / 2\sigma^2$. It is the one computed here, for in it no tw
 |---|---|---|
 | reverse KL, the paper's | `sample_path` | `reverse_kl` |
 | the same with the sticking-the-landing gradient | `sample_path(..., freeze_laws=True)` | `reverse_kl` |
+| forward KL | `retrace` of a `noise_path` from points of the target | `forward_kl` |
 | log-variance | `retrace` of a trajectory under `jax.lax.stop_gradient` | `log_variance` |
 """
 
@@ -99,6 +100,30 @@ def reverse_kl(log_weights: Float[Array, " paths"]) -> Scalar:
         2.0
     """
     return -jnp.mean(log_weights)
+
+
+@jaxtyped(typechecker=beartype)
+def forward_kl(log_weights: Float[Array, " paths"]) -> Scalar:
+    r"""The loss that covers modes, $\frac1N \sum_n \log w_n$ over paths noised back from points of the target.
+
+    It estimates the Kullback-Leibler divergence from the law of the noised target to that of the sampler's paths, plus
+    $\log Z$. Where the sampler does not go, it is large; but it needs points of the target, as of
+    `dds.exploration.temper`, and is as right as they are.
+
+    Args:
+        log_weights: Log weights of paths noised back, with gradients flowing through the paths.
+
+    Returns:
+        The loss, the EUBO if the points are exact.
+
+    References:
+        Blessing, Jia, Esslinger, Vargas and Neumann (2024), section 3, for the divergence.
+
+    Example:
+        >>> float(forward_kl(jnp.array([-1.0, -3.0])))
+        -2.0
+    """
+    return jnp.mean(log_weights)
 
 
 @jaxtyped(typechecker=beartype)

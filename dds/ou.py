@@ -9,12 +9,10 @@ which leave $\mathcal N(0, \sigma^2 I)$ as it is and satisfy detailed balance wi
 form, so `transition` serves for one step and for many; `noise_levels` says how much noise many steps make.
 """
 
-import jax
 import jax.numpy as jnp
 from beartype import beartype
 from jaxtyping import Array, Float, jaxtyped
 
-from dds import normal
 from dds.checks import require, require_values
 from dds.types import OU, Normal, Scalar, State
 
@@ -126,27 +124,3 @@ def noise_levels(fractions: Float[Array, " steps"]) -> Float[Array, " steps+1"]:
     """
     log_signal = jnp.cumsum(jnp.log1p(-fractions)[::-1])[::-1]
     return jnp.append(-jnp.expm1(log_signal), jnp.zeros(1, fractions.dtype))
-
-
-@jaxtyped(typechecker=beartype)
-def log_noising(process: OU, states: Float[Array, "states dim"]) -> Float[Array, " states-1"]:
-    r"""The log densities of the noising steps of a path, $\log B_k(y_k \mid y_{k+1})$.
-
-    Args:
-        process: The process.
-        states: The states of a path, in sampling order.
-
-    Returns:
-        One log density a step; their sum is that of the path given its last state.
-
-    Example:
-        >>> from dds import schedules
-        >>> forward = process(schedules.constant(2, total=1.0), 1.0)
-        >>> log_noising(forward, jnp.zeros((3, 1))).shape
-        (2,)
-    """
-
-    def step(before: State, after: State, fraction: Scalar) -> Scalar:
-        return normal.log_density(transition(after, fraction, process.sigma), before)
-
-    return jax.vmap(step)(states[:-1], states[1:], process.fractions)

@@ -62,7 +62,7 @@ def report(
         log_z_true: The true `log Z`, where it is known.
         forward_log_weights: Log weights of paths noised from exact samples, where there are any.
         explored_log_weights: Log weights of paths noised from points that other means have found, such as
-            `dds.exploration.explore`. Where the sampler does not go, paths have weights that it never sees.
+            `dds.exploration.temper`. Where the sampler does not go, paths have weights that it never sees.
 
     Returns:
         The figures.
@@ -122,7 +122,7 @@ def doubts(figures: Report) -> list[str]:
         )
     if figures.unseen is not None and figures.unseen > UNSEEN:
         reasons.append(
-            f"of points found by independent chains {figures.unseen:.0%} have weights above all of the sampler's: "
+            f"of points found by other means {figures.unseen:.0%} have weights above all of the sampler's: "
             "it hardly visits where they are"
         )
     if figures.log_z_true is not None:
@@ -155,6 +155,6 @@ def verdict(figures: Report) -> str:
     if figures.forward_ess is None:
         caveat = "without exact samples nothing here can show a mode that every path missed"
         if figures.unseen is not None:
-            caveat = "a mode that neither the paths nor independent chains found cannot show"
+            caveat = "a mode that neither the paths nor a tempered population found cannot show"
         return f"Trust log Z and the weighted samples for the modes that were found: {worth}; but {caveat}."
     return f"Trust log Z and the weighted samples: {worth}, also as seen from exact samples."

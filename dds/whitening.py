@@ -20,12 +20,18 @@ import optax
 from beartype import beartype
 from jaxtyping import Array, Bool, Float, jaxtyped
 
-from dds import normal
+from dds import exploration, normal
 from dds.checks import require
 from dds.types import KeyArray, LogDensity, Normal, Scalar, State, Target
 
 DENSE = 128
 """The dimension up to which `automatic` averages Hessians over draws."""
+
+BARRIER = 2.0
+"""The depth in nats from which a dip of the log density, on the way to a point, is a barrier between modes."""
+
+BEHIND = 0.005
+"""The share of a population behind barriers above which `automatic` takes it that there are several modes."""
 
 
 @jaxtyped(typechecker=beartype)
@@ -91,7 +97,7 @@ def laplace(log_density: LogDensity, start: State, *, iterations: int = 500) -> 
 
 @jaxtyped(typechecker=beartype)
 def variational(
-    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = 150, draws: int = 64
+    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = 400, draws: int = 64
 ) -> Normal:
     r"""The normal law closest to the target in Kullback-Leibler divergence, $\max_q \mathbb E_q[\log \gamma / q]$.
 
@@ -158,10 +164,10 @@ def moments(samples: Float[Array, "samples dim"]) -> Normal:
 def automatic(key: KeyArray, log_density: LogDensity, start: Normal) -> Normal:
     r"""A law to whiten by, found without help; the start itself where none is better.
 
-    Up to `DENSE` dimensions it is that of `variational`, from two starts: the given law, and one moved to a draw of it.
-    If they end apart, the target has several modes, each with its own law, and whitening by one would hide the others:
-    the start is returned. In more dimensions it is that of `laplace`. It must have a larger evidence lower bound than
-    the start.
+    Up to `DENSE` dimensions it is that of `variational`, if the target seems to have one mode: between its mean and the
+    points of a population that `dds.exploration.temper` has found, the log density does not dip. Whitening by one of
+    several modes would hide the others, so the start is returned. In more dimensions it is that of `laplace`, and modes
+    are not looked for. It must have a larger evidence lower bound than the start.
 
     Args:
         key: The random key.
@@ -178,19 +184,36 @@ def automatic(key: KeyArray, log_density: LogDensity, start: Normal) -> Normal:
         >>> automatic(jax.random.key(0), mixture.log_density, start) is start
         True
     """
-    move_key, bound_key, *keys = jax.random.split(key, 4)
-    if start.mean.size > DENSE:
-        law, definite = _laplace(log_density, 500, start.mean)
-        found = bool(definite)
+    law_key, bound_key, population_key = jax.random.split(key, 3)
+    dense = start.mean.size <= DENSE
+    if dense:
+        law, definite = variational(law_key, log_density, start), True
     else:
-        moved = start._replace(mean=normal.reparameterise(start, jax.random.normal(move_key, start.mean.shape)))
-        law, other = (variational(key, log_density, law) for key, law in zip(keys, (start, moved), strict=True))
-        apart = jnp.maximum(
-            jnp.max(jnp.abs(normal.standardise(law, other.mean))), jnp.max(jnp.abs(normal.standardise(other, law.mean)))
-        )
-        found = bool(apart < 1)
-    bounds = [float(_bound(log_density, bound_key, law)) for law in (law, start)]
-    return law if found and np.isfinite(bounds[0]) and not bounds[0] <= bounds[1] else start
+        law, definite = _laplace(log_density, 500, start.mean)
+    noise = jax.random.normal(bound_key, (256, start.mean.size), start.mean.dtype)
+    bounds = [float(_bound(log_density, noise, law)) for law in (law, start)]
+    if not (definite and np.isfinite(bounds[0])) or bounds[0] <= bounds[1]:
+        return start
+    if dense:
+        population = exploration.temper(population_key, log_density, start, 1000, coordinates=law)
+        if float(jnp.mean(_dips(log_density, law.mean, population) > BARRIER)) > BEHIND:
+            return start
+    return law
+
+
+@partial(jax.jit, static_argnums=0)
+def _dips(log_density: LogDensity, centre: State, points: Float[Array, "points dim"]) -> Float[Array, " points"]:
+    """How far the log density falls on the straight way from a centre to each point, below the lower of its ends.
+
+    A centre lower than nine in ten of the points lies in a hole: it counts as one as high as the tenth of them.
+    """
+
+    def along(x: State):
+        return jax.vmap(lambda t: log_density(centre + t * (x - centre)))(jnp.linspace(0, 1, 17))
+
+    values = jax.vmap(along)(points)
+    high = jnp.maximum(log_density(centre), jnp.quantile(values[:, -1], 0.1))
+    return jnp.minimum(high, values[:, -1]) - jnp.min(values, axis=1)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -238,11 +261,9 @@ def _variational(log_density: LogDensity, iterations: int, draws: int, key: KeyA
         factor = law.scale @ _factor_of_inverse((precision + precision.T) / 2)
         moved = Normal(law.mean + rate * law.scale @ (law.scale.T @ gradient), factor)
 
-        def bound(law: Normal) -> Scalar:
-            x = jax.vmap(partial(normal.reparameterise, law))(noise)
-            return jnp.mean(jax.vmap(log_density)(x)) + normal.log_determinant(law)
-
-        better = bound(moved) >= bound(law) - 0.1  # noise of the draws is not a reason to stand still
+        better = (
+            _bound(log_density, noise, moved) >= _bound(log_density, noise, law) - 0.1
+        )  # noise of the draws is not a reason to stand still
         law = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, law)
         return (law, jnp.where(better, jnp.minimum(1.5 * rate, largest), 0.25 * rate)), None
 
@@ -253,8 +274,8 @@ def _variational(log_density: LogDensity, iterations: int, draws: int, key: KeyA
 
 
 @partial(jax.jit, static_argnums=0)
-def _bound(log_density: LogDensity, key: KeyArray, law: Normal) -> Scalar:
-    noise = jax.random.normal(key, (256, law.mean.size), law.mean.dtype)
+def _bound(log_density: LogDensity, noise: Float[Array, "draws dim"], law: Normal) -> Scalar:
+    """The evidence lower bound of a law, but for a constant that is the same for all laws."""
     points = jax.vmap(partial(normal.reparameterise, law))(noise)
     return jnp.mean(jax.vmap(log_density)(points)) + normal.log_determinant(law)
 

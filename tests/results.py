@@ -114,7 +114,7 @@ def table(records: list[dict]) -> str:
         ess = [record["ess"] for record in mine]
         looks = {
             name: mean(name) for name in mine[0] if name in {
-                "sd_of_v", "low_tail", "high_tail", "right", "modes_within_a_factor_2",
+                "sd_of_v", "low_tail", "high_tail", "right", "least_right", "most_right", "modes_within_a_factor_2",
                 "largest_error_of_a_mean_in_sds", "largest_relative_error_of_an_sd",
             }
         }  # fmt: skip
@@ -131,7 +131,7 @@ def table(records: list[dict]) -> str:
             f"{np.mean(ess):.2f} ({min(ess):.2f} to {max(ess):.2f})",
             f"{mean('pareto_k'):.2f}",
             ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in looks.items()),
-            f"{mean('seconds'):.0f}",
+            f"{mean('seconds'):.0f}, {mean('seconds_of_training'):.0f}",
             PUBLISHED[target],
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -71,6 +71,15 @@ def test_plain_dds_and_the_same_seed(monkeypatch, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
+def test_several_modes_are_trained_on_with_the_forward_loss(monkeypatch, tmp_path):
+    run(monkeypatch, "mixture", *SMALL, "--no-pictures", "--output", tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["loss"] == "forward"
+    with np.load(tmp_path / "samples.npz", allow_pickle=False) as archive:
+        x = archive["samples"]
+    assert all((side > 0.1).any() and (side < -0.1).any() for side in x.T)
+
+
 @pytest.mark.parametrize("dim", [1, 3])
 def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
     (tmp_path / f"own_{dim}.py").write_text("def log_density(x):\n    return -(x @ x) / 2\n")
@@ -99,6 +108,7 @@ def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
         (["sonar", "--dim", "3"], "dim must be left out, for sonar has its own, got 3"),
         (["funnel", "--sigma", "0"], "sigma must be positive and finite, got 0.0"),
         (["funnel", "--noise", "100"], r"noise fraction b_k .* must be in \(0, 1\)"),
+        (["funnel", "--kernel", "dds", "--loss", "forward"], "loss must be reverse with the dds kernel, got forward"),
         (["funnel", "--learning-rate", "0"], "learning_rate must be positive, got 0.0"),
     ],
 )
@@ -118,6 +128,7 @@ def test_help_is_complete():
     for option in (
         "dim",
         "kernel",
+        "loss",
         "whiten",
         "steps",
         "updates",

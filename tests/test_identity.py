@@ -88,7 +88,6 @@ def test_weight_is_the_ratio_of_path_densities(float64):
     direct = target.log_density(path.trajectory.states[-1]) + log_b - log_prior - log_f
     weight = jax.jit(losses.log_weight, static_argnums=2)(path, law.reference, target.log_density)
     assert weight == pytest.approx(float(direct), rel=1e-9)
-    np.testing.assert_allclose(ou.log_noising(law.reference, path.trajectory.states).sum(), log_b, rtol=1e-10)
 
 
 def test_weight_with_any_prior_and_covariance_is_the_ratio_of_path_densities(float64):

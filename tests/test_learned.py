@@ -96,6 +96,22 @@ def test_it_starts_with_a_gate_on_the_score_that_rises(float64):
             np.testing.assert_allclose(side.scale, 1, rtol=1e-12)
 
 
+def test_a_coordinate_has_features_of_its_own():
+    # With the network's heads at zero, what is said of a coordinate depends on it alone, and is not linear in it.
+    params = learned.init(jax.random.key(0), schedules.constant(4, total=2.0), 3)
+    heads = jax.random.normal(jax.random.key(1), params["rows"]["own"]["heads"].shape)
+    params["rows"]["own"] = params["rows"]["own"] | {"heads": heads}
+    kernel = learned.kernel(params, lambda z: -z)
+
+    def shift(z):
+        return kernel.apply(z, jax.tree.map(lambda row: row[2], kernel.rows)).denoising.scale
+
+    jacobian = jax.jacfwd(shift)(jnp.array([0.3, -0.2, 1.0]))
+    np.testing.assert_allclose(jacobian, np.diag(np.diagonal(jacobian)), atol=1e-7)
+    assert np.all(np.abs(np.diagonal(jacobian)) > 1e-3)
+    assert not np.allclose(jacobian, jax.jacfwd(shift)(jnp.array([0.6, -0.4, 2.0])), rtol=1e-2)
+
+
 def test_log_variances_are_bounded():
     params = random_parameters(size=1.0)
     kernel = learned.kernel(params, lambda z: -z, bound=2.0)
@@ -164,6 +180,48 @@ def test_gradient_of_the_schedule_in_log_f_is_not_there_when_laws_are_frozen(flo
     expected = jax.grad(parts)(logits, logits, key)
     frozen = jax.grad(lambda logits: log_weight({**params, "logits": logits}, target, key, True))(logits)
     np.testing.assert_allclose(frozen, expected, rtol=1e-8)
+
+
+def test_features_are_not_fewer_than_none():
+    with pytest.raises(ValueError, match="features must be at least 0, got -1"):
+        learned.init(jax.random.key(0), schedules.constant(4, total=2.0), 3, features=-1)
+    learned.init(jax.random.key(0), schedules.constant(4, total=2.0), 3, features=0)
+
+
+@pytest.mark.slow
+def test_the_forward_loss_covers_modes_that_the_reverse_one_would_lose():
+    import optax
+
+    from dds import exploration, training
+    from dds.targets import many_well
+    from dds.types import Normal
+
+    target = many_well(8)
+    start = Normal(jnp.zeros(8), jnp.array(2.0))
+    points = exploration.temper(jax.random.key(0), target.log_density, start, 4000)
+    params = learned.init(jax.random.key(1), schedules.constant(16, total=3.7), 8)
+
+    def loss(params, key):
+        law, moved = learned.sampler(params, target)
+        choose_key, noise_key = jax.random.split(key)
+        x = normal_coordinates(params, jax.random.choice(choose_key, points, (128,)))
+        back = jax.vmap(lambda key, x: sampler.retrace(sampler.noise_path(key, law, x), law))
+        paths = back(jax.random.split(noise_key, 128), x)
+        return losses.forward_kl(
+            jax.vmap(lambda path: losses.log_weight(path, law.reference, moved.log_density))(paths)
+        )
+
+    def normal_coordinates(params, x):
+        return jax.vmap(lambda x: normal.standardise(learned.coordinates(params), x))(x)
+
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(1e-2, 1000, 0.01)))
+    run = training.fit(jax.random.key(2), params, loss, optimiser, 1000)
+    log_w = jax.jit(jax.vmap(lambda key: log_weight(run.params, target, key)))(
+        jax.random.split(jax.random.key(3), 10_000)
+    )
+    estimate = estimators.log_z(log_w)
+    assert abs(estimate.value - target.log_z) < 6 * estimate.standard_error
+    assert estimators.effective_sample_size(log_w) > 0.3  # four of 16 modes lost would be log Z off by 0.17
 
 
 @pytest.mark.slow

@@ -2,11 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dds import normal, ou, schedules
+from dds import normal, ou
 from dds.types import Normal
 
 fractions = st.floats(1e-4, 1 - 1e-4)
@@ -54,14 +53,3 @@ def test_chapman_kolmogorov(x, b, sigma):
 def test_noise_levels_keep_precision_where_the_noise_is_small():
     tiny = jnp.full(3, 1e-6, jnp.float32)
     np.testing.assert_allclose(ou.noise_levels(tiny)[:-1], [3e-6, 2e-6, 1e-6], rtol=1e-5)
-
-
-def test_log_noising_is_that_of_scipy(float64):
-    noising = ou.process(schedules.linear(4, total=2.0), 0.6)
-    states = np.random.default_rng(0).normal(size=(5, 3))
-    b = np.asarray(noising.fractions)
-    exact = [
-        scipy.stats.norm.logpdf(states[k], np.sqrt(1 - b[k]) * states[k + 1], 0.6 * np.sqrt(b[k])).sum()
-        for k in range(4)
-    ]
-    np.testing.assert_allclose(ou.log_noising(noising, jnp.asarray(states)), exact, rtol=1e-12)

@@ -95,6 +95,25 @@ def test_automatic_finds_a_posterior_and_leaves_many_modes_alone():
     assert whitening.automatic(jax.random.key(0), wells.log_density, start) is start
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_automatic_tells_a_funnel_from_a_ring(seed):
+    # A flat bound is not several modes; a ring of modes around the start, which a wide law covers, is.
+    start = Normal(jnp.zeros(4), jnp.ones(()))
+    assert whitening.automatic(jax.random.key(seed), targets.funnel(4).log_density, start) is not start
+    angles = jnp.linspace(0, 2 * jnp.pi, 8, endpoint=False)
+    ring = targets.gaussian_mixture(3 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1), jnp.full(8, 0.5))
+    start = Normal(jnp.zeros(2), jnp.array(3.0))
+    assert whitening.automatic(jax.random.key(seed), ring.log_density, start) is start
+
+
+def test_automatic_prefers_a_wide_law_to_a_narrow_start():
+    # Without the entropy in the bound the narrow one would win: its mean log density is higher.
+    start = Normal(jnp.zeros(2), jnp.array(0.05))
+    law = whitening.automatic(jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2) / 9, start)
+    assert law is not start
+    np.testing.assert_allclose(law.scale, 3 * np.eye(2), atol=1e-2)
+
+
 def test_automatic_in_many_dimensions_is_laplace():
     dim = whitening.DENSE + 1
     start = Normal(jnp.zeros(dim), jnp.ones(()))
