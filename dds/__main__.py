@@ -21,6 +21,7 @@ from jaxtyping import Array
 from rich.console import Console
 
 from dds import (
+    estimators,
     exploration,
     learned,
     losses,
@@ -128,7 +129,8 @@ def run(
         output: The folder to write to; it is made if need be.
         pictures: Whether to draw pictures and the animation.
     """
-    for name, count in {"samples - 1": samples - 1, "steps": steps, "updates": updates, "batch": batch}.items():
+    require(samples >= estimators.LEAST, "samples", samples, f"at least {estimators.LEAST}")
+    for name, count in {"steps": steps, "updates": updates, "batch": batch}.items():
         require(count is None or count >= 1, name, count, "at least 1")
     require(learning_rate is None or learning_rate > 0, "learning_rate", learning_rate, "positive")
     require(kernel == "learned" or loss != "forward", "loss", loss, "reverse with the dds kernel")

@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, Int, jaxtyped
 from dds.checks import require
 from dds.types import KeyArray, Scalar
 
+LEAST = 25
+"""The fewest weights that have a tail to fit: its largest fifth, five of them or more."""
+
 
 class Estimate(NamedTuple):
     """An estimate with its standard error.
@@ -168,10 +171,13 @@ def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
     arviz-stats.
 
     Args:
-        log_weights: Log weights of paths of the sampler.
+        log_weights: Log weights of `LEAST` or more paths of the sampler.
 
     Returns:
         The shape; `-inf` for constant weights, `inf` where a weight is infinite or not a number.
+
+    Raises:
+        ValueError: If there are fewer.
 
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), section 3.
@@ -182,6 +188,7 @@ def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
     """
     from arviz_stats.base.array import array_stats
 
+    require(log_weights.size >= LEAST, "log_weights", f"{log_weights.size} of them", f"{LEAST} or more")
     values = np.asarray(log_weights, dtype=np.float64)
     if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():
         return float("inf")

@@ -104,6 +104,7 @@ def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
         (["funnel", "--dim", "1"], "dim must be at least 2, got 1"),
         (["funnel", "--steps", "0"], "steps must be at least 1, got 0"),
         (["funnel", "--updates", "0"], "updates must be at least 1, got 0"),
+        (["funnel", "--samples", "24"], "samples must be at least 25, got 24"),
         (["funnel", "--batch", "0"], "batch must be at least 1, got 0"),
         (["sonar", "--dim", "3"], "dim must be left out, for sonar has its own, got 3"),
         (["funnel", "--sigma", "0"], "sigma must be positive and finite, got 0.0"),

@@ -43,6 +43,20 @@ def test_coordinates_change_how_chains_move_not_where_they_end(scale):
     np.testing.assert_allclose(np.cov(points.T), covariance, rtol=5 * np.sqrt(2 * 5 / 4000))
 
 
+def test_a_population_starts_from_the_start_whatever_the_coordinates():
+    start = Normal(jnp.zeros(2), jnp.array(1.0))
+    points = exploration.temper(
+        jax.random.key(0),
+        lambda x: -0.5 * jnp.sum(x**2),
+        start,
+        2000,
+        moves=1,
+        coordinates=Normal(jnp.full(2, 50.0), jnp.array(2.0)),
+    )
+    assert np.all(np.abs(np.mean(points, axis=0)) < 5 / np.sqrt(2000))
+    np.testing.assert_allclose(np.std(points, axis=0), 1, atol=5 / np.sqrt(4000))
+
+
 def test_points_without_density_are_lost():
     def log_density(x):
         return jnp.where(x[0] > 0, -0.5 * jnp.sum(x**2), -jnp.inf)
@@ -53,8 +67,13 @@ def test_points_without_density_are_lost():
 
 def test_the_last_stage_goes_to_the_target():
     start = Normal(jnp.zeros(1), jnp.array(1.0))
-    points = exploration.temper(jax.random.key(0), lambda x: -50 * jnp.sum((x - 3) ** 2), start, 500, stages=1, moves=1)
-    assert np.mean(points) > 2
+
+    def log_density(x):
+        return -50 * jnp.sum((x - 3) ** 2)
+
+    one, many = (exploration.temper(jax.random.key(0), log_density, start, 500, stages=n, moves=1) for n in (1, 500))
+    assert np.mean(one) > 2
+    assert not np.array_equal(one, many)
 
 
 @pytest.mark.parametrize(("option", "value"), [("count", 1), ("moves", 0), ("keep", 1.0), ("keep", 0.0), ("stages", 0)])
