@@ -299,8 +299,6 @@ def surface(
     grid: Grid,
     *,
     decades: float | int | None = None,
-    elevation: float | int = 35,
-    azimuth: float | int = -60,
     labels: Labels = ("x_1", "x_2"),
 ) -> Figure:
     """The density as a landscape; a grid of 200 x 200 takes about two seconds.
@@ -308,8 +306,6 @@ def surface(
     Args:
         grid: The density.
         decades: As in `heat_map`, for the height and the colour.
-        elevation: The angle of the eye above the plane, in degrees.
-        azimuth: The angle of the eye around the vertical, in degrees.
         labels: The names of the coordinates.
 
     Returns:
@@ -342,7 +338,7 @@ def surface(
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_major_locator(MaxNLocator(5))
         axis.set_pane_color((1.0, 1.0, 1.0, 0.0))
-    axes.view_init(elev=elevation, azim=azimuth)
+    axes.view_init(elev=35, azim=-60)
     axes.set_box_aspect((1.2, 1.0, 0.65), zoom=1.12)
     return figure
 

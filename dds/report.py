@@ -8,10 +8,13 @@ from jaxtyping import Array, Float, jaxtyped
 
 from dds import estimators
 
-UNSEEN = 0.02
-"""The share of explored points with weights that no path of the sampler has, above which a part is said to be missed.
+RARE = 0.01
+"""The share of the target that the sampler's paths of the largest weights stand for, by their own account."""
 
-Of the target's own samples, weights above the largest of `N` paths have a share of about that weight over `N Z`.
+UNSEEN = 0.03
+"""The share of explored points with weights as large as theirs, above which a part of the target is said to be missed.
+
+It should be `RARE`; the rest allows for a population of a thousand points that are not quite independent.
 """
 
 MINIMAL_SAMPLES = 100
@@ -31,8 +34,8 @@ class Report(NamedTuple):
         ess: The effective sample size, as a fraction.
         forward_ess: The same seen from exact samples, or `None` without them.
         pareto_k: The shape of the tail of the weights.
-        unseen: The share of explored points whose weight is above that of every path of the sampler, or `None` without
-            exploration.
+        unseen: The share of explored points whose weights are as large as those that `RARE` of the target has by the
+            sampler's own account, or `None` without exploration.
     """
 
     paths: int
@@ -84,8 +87,16 @@ def report(
         ess=round(float(estimators.effective_sample_size(log_weights)), 6),
         forward_ess=None if forward is None else round(float(estimators.forward_effective_sample_size(forward)), 6),
         pareto_k=estimators.pareto_k(log_weights),
-        unseen=None if explored is None else float(np.mean(np.asarray(explored) > np.max(log_weights))),
+        unseen=None if explored is None else float(np.mean(np.asarray(explored) > _rare_level(log_weights))),
     )
+
+
+def _rare_level(log_weights: Float[Array, " paths"]) -> float:
+    """The log weight above which lies no more than `RARE` of the sum of all weights."""
+    ordered = np.sort(np.asarray(log_weights, np.float64))[::-1]
+    shares = np.cumsum(np.exp(ordered - ordered[0]))
+    first = np.searchsorted(shares, RARE * shares[-1], side="right")
+    return float(ordered[min(first, ordered.size - 1)]) + 1e-3  # weights that differ by rounding are the same
 
 
 @jaxtyped(typechecker=beartype)
@@ -122,8 +133,8 @@ def doubts(figures: Report) -> list[str]:
         )
     if figures.unseen is not None and figures.unseen > UNSEEN:
         reasons.append(
-            f"of points found by other means {figures.unseen:.0%} have weights above all of the sampler's: "
-            "it hardly visits where they are"
+            f"of points found by other means {figures.unseen:.0%} have weights that {RARE:.0%} should have: "
+            "the sampler hardly visits where they are"
         )
     if figures.log_z_true is not None:
         error = abs(figures.log_z - figures.log_z_true)
@@ -155,6 +166,6 @@ def verdict(figures: Report) -> str:
     if figures.forward_ess is None:
         caveat = "without exact samples nothing here can show a mode that every path missed"
         if figures.unseen is not None:
-            caveat = "a mode that neither the paths nor a tempered population found cannot show"
+            caveat = "a part of the target that neither the paths nor a tempered population found cannot show"
         return f"Trust log Z and the weighted samples for the modes that were found: {worth}; but {caveat}."
     return f"Trust log Z and the weighted samples: {worth}, also as seen from exact samples."

@@ -179,3 +179,11 @@ def test_report_says_what_is_wrong():
     missed = jnp.append(jnp.zeros(500), jnp.full(500, 12.0))  # half of the target is hardly visited
     text = report.verdict(report.report(weights, forward_log_weights=missed))
     assert "hardly visits a part of the target" in text
+    for share, suspected in ((0.01, False), (0.05, True)):  # explored points that the sampler should have given weight
+        explored = jnp.zeros(1000).at[: int(1000 * share)].set(2.0)
+        text = report.verdict(report.report(weights, explored_log_weights=explored))
+        assert ("found by other means" in text) == suspected
+    assert report.report(weights.at[0].set(jnp.nan), explored_log_weights=weights).unseen == 0
+    # A weight of one in a hundred of the whole is known to the sampler: points like it are not unseen.
+    known = weights.at[:50].set(2.0)
+    assert report.report(known, explored_log_weights=known).unseen == 0
