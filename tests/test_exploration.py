@@ -24,6 +24,7 @@ def test_a_population_has_the_law_of_the_target():
         assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [jnp.array(0.1), jnp.array([[3.0, 0.0], [2.9, 0.3]])])
 def test_coordinates_change_how_chains_move_not_where_they_end(scale):
     mean, covariance = jnp.array([3.0, 2.0]), jnp.array([[9.0, 8.7], [8.7, 8.5]])

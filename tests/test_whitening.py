@@ -95,6 +95,7 @@ def test_automatic_finds_a_posterior_and_leaves_many_modes_alone():
     assert whitening.automatic(jax.random.key(0), wells.log_density, start) is start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_automatic_tells_a_funnel_from_a_ring(seed):
     # A flat bound is not several modes; a ring of modes around the start, which a wide law covers, is.
