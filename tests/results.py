@@ -97,7 +97,7 @@ def table(records: list[dict]) -> str:
     """The records as Markdown, one line a target: means over the seeds, and their range where it says more."""
     lines = [
         "| target | seeds | ELBO | EUBO | log Z | sd of 30 repeats | truth | ESS | Pareto k | samples before weighting "
-        "| seconds | best published |",
+        "| seconds, of training | best published |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for target in PUBLISHED:
