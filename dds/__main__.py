@@ -110,7 +110,7 @@ def run(
             "dds": the control alone, as published.
         loss: The divergence that training lowers. "reverse": along the sampler's own paths. "forward", for learned
             kernels: along paths noised back from a tempered population of points. Without it, the one that fits:
-            forward where the target seems to have several modes.
+            forward where the search for coordinates finds several modes.
         steps: The number of steps K from the prior to the target: 8, or 16 with the forward loss, or 128 with dds.
         updates: The number of updates of the parameters: 2500, or 3000 with the forward loss, or 2000 with dds.
         batch: The number of paths in an update: 256, or 128 with the forward loss, or 100 with dds.
@@ -237,7 +237,7 @@ def run(
         "seconds_of_training": round(trained - started, 2),
         "updates": int(fit.state.updates),
         "skipped_updates": fit.state.skipped,
-        "density_evaluations": int(fit.state.updates) * choice.batch * (choice.steps + 1),
+        "density_evaluations_of_training": int(fit.state.updates) * choice.batch * (choice.steps + 1),
         "seed": seed,
         "steps": choice.steps,
         "batch": choice.batch,

@@ -187,3 +187,6 @@ def test_report_says_what_is_wrong():
     # A weight of one in a hundred of the whole is known to the sampler: points like it are not unseen.
     known = weights.at[:50].set(2.0)
     assert report.report(known, explored_log_weights=known).unseen == 0
+    # One path that saw a weight by chance has not seen what twenty times as many points say is there.
+    lucky, explored = weights.at[0].set(2.0), weights.at[:50].set(2.0)
+    assert report.report(lucky, explored_log_weights=explored).unseen == pytest.approx(0.05)
