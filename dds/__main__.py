@@ -7,10 +7,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,54 +19,21 @@ import tyro
 from jaxtyping import Array
 from rich.console import Console
 
-from dds import (
-    estimators,
-    exploration,
-    learned,
-    losses,
-    networks,
-    normal,
-    ou,
-    reversal,
-    sampler,
-    schedules,
-    storage,
-    training,
-    whitening,
-)
+from dds import estimators, exploration, losses, schedules, storage, training, whitening
 from dds._named import NAMED, find_target
 from dds._presentation import paint, show, watch
+from dds._processes import (
+    DEFAULTS,
+    kind_of_training,
+    learned_process,
+    log_weight,
+    log_weight_back,
+    many,
+    plain_process,
+)
 from dds.checks import require
 from dds.report import report, verdict
-from dds.types import OU, KeyArray, Network, Normal, Params, Sampler, Scalar, State, Target
-
-
-class Defaults(NamedTuple):
-    """The options that each kind of training has its own defaults for."""
-
-    steps: int
-    updates: int
-    batch: int
-    learning_rate: float
-
-
-# The forward loss is quick with many steps, for they are trained side by side, and modes ask for them; the reverse loss
-# has a gradient of less variance with many paths.
-DEFAULTS = {
-    ("learned", "reverse"): Defaults(steps=8, updates=2500, batch=256, learning_rate=1e-2),
-    ("learned", "forward"): Defaults(steps=16, updates=3000, batch=128, learning_rate=1e-2),
-    ("dds", "reverse"): Defaults(steps=128, updates=2000, batch=100, learning_rate=5e-3),
-}
-
-
-class Process(NamedTuple):
-    """What is trained: first parameters, the sampler that they make, the way from its coordinates to ours, and back."""
-
-    init: Callable[[KeyArray], Params]
-    sampler: Callable[[Params], tuple[Sampler, Target]]
-    point: Callable[[Params, State], State]
-    inverse: Callable[[Params, State], State]
-
+from dds.types import KeyArray, Normal, Params, Scalar, State
 
 POPULATION = 10_000
 """The number of points of the target that the forward loss trains on."""
@@ -88,9 +54,9 @@ def run(
     samples: int = 10_000,
     seed: int = 0,
     sigma: float | None = None,
-    noise: float = 3.7,
+    noise: float | None = None,
     whiten: bool = True,
-    width: int = 64,
+    width: int | None = None,
     depth: int = 2,
     learning_rate: float | None = None,
     score_clip: float = 100.0,
@@ -111,19 +77,21 @@ def run(
         loss: The divergence that training lowers. "reverse": along the sampler's own paths. "forward", for learned
             kernels: along paths noised back from a tempered population of points. Without it, the one that fits:
             forward where the search for coordinates finds several modes.
-        steps: The number of steps K from the prior to the target: 8, or 16 with the forward loss, or 128 with dds.
-        updates: The number of updates of the parameters: 2500, or 3000 with the forward loss, or 2000 with dds.
-        batch: The number of paths in an update: 256, or 128 with the forward loss, or 100 with dds.
+        steps: The number of steps K from the prior to the target. This and other numbers of the training have their own
+            defaults for what is trained: a network, gates alone (where the target is nearly normal in its coordinates,
+            or has many dimensions), a network on several modes, or dds.
+        updates: The number of updates of the parameters.
+        batch: The number of paths in an update.
         samples: The number of samples that are drawn in the end.
         seed: The seed of all randomness.
         sigma: The standard deviation of the prior, before whitening: where the target is looked for. A name has its
             own; otherwise 1.
-        noise: The sum of the noise fractions of all steps. The target's signal in the prior is exp(-noise / 2).
+        noise: The sum of the noise fractions of all steps, 2, or 3.7 with several modes or dds. The target's signal in
+            the prior is exp(-noise / 2).
         whiten: Whether the learned kernel looks for coordinates in which the target is like a standard normal law.
-        width: The units of the network's hidden layers.
+        width: The units of the network's hidden layers; 0 for gates alone.
         depth: The number of the network's hidden layers.
-        learning_rate: The learning rate of Adam at its highest, 1e-2, or 5e-3 with dds; it decays to a hundredth
-            along a cosine.
+        learning_rate: The learning rate of Adam at its highest; it decays to a hundredth along a cosine.
         score_clip: The bound on each coordinate of the target's score where the network of dds uses it.
         stop_score: Whether no gradient flows through the score in dds: the paper's biased gradient.
         output: The folder to write to; it is made if need be.
@@ -136,10 +104,13 @@ def run(
     require(kernel == "learned" or loss != "forward", "loss", loss, "reverse with the dds kernel")
     sigma = (NAMED[target].sigma if target in NAMED else 1.0) if sigma is None else sigma
     require(0 < sigma < math.inf, "sigma", sigma, "positive and finite")
-    schedule = schedules.constant if kernel == "learned" else schedules.cosine
-    for kind, default in DEFAULTS.items():
-        if kind[0] == kernel:  # whatever loss will be chosen, the schedule can be made
-            schedule(steps or default.steps, total=noise)
+    names = ("steps", "updates", "batch", "learning_rate", "noise", "width")
+    values = (steps, updates, batch, learning_rate, noise, width)
+    given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    for kind, default in DEFAULTS.items():  # whichever will be chosen, its schedule can be made
+        options = default._replace(**given)
+        if (kind == "dds") == (kernel == "dds"):
+            (schedules.cosine if kind == "dds" else schedules.constant)(options.steps, total=options.noise)
     density, plane, labels = find_target(target, dim, sigma)
     prepare(output)
     console = Console()
@@ -149,7 +120,7 @@ def run(
     )
 
     start = Normal(jnp.zeros(density.dim), jnp.asarray(sigma))
-    law, population = start, None
+    law, population, kind = start, None, kernel
     if kernel == "learned":
         with console.status("looking for coordinates"):
             if whiten:
@@ -157,68 +128,56 @@ def run(
             if loss is None:
                 loss = "forward" if whiten and law is start else "reverse"
             if loss == "forward":
+                kind = "modes"
                 population = exploration.temper(pilot_key, density.log_density, law, POPULATION)
                 if whiten and law is start:
                     law = Normal(jnp.mean(population, axis=0), jnp.std(population, axis=0))
-    choice = DEFAULTS[kernel, loss or "reverse"]
-    given = {"steps": steps, "updates": updates, "batch": batch, "learning_rate": learning_rate}
-    choice = choice._replace(**{name: value for name, value in given.items() if value is not None})
+            elif width is not None:
+                kind = "network" if width else "gates"
+            else:
+                kind = kind_of_training(init_key, density, law)
+    options = DEFAULTS[kind]._replace(**given)
     if kernel == "learned":
-        process = learned_process(density, law, schedule(choice.steps, total=noise), width, depth)
+        process = learned_process(density, law, options, depth)
     else:
-        reference = ou.process(schedule(choice.steps, total=noise), sigma)
-        slope = jax.grad(density.log_density)
-        network = networks.mlp(
-            density.dim, slope, width=width, depth=depth, score_clip=score_clip, stop_score=stop_score
-        )
-        process = plain_process(density, reference, network)
-
-    def log_weight(params: Params, key: KeyArray, *, freeze_laws: bool) -> tuple[Scalar, Array]:
-        law, moved = process.sampler(params)
-        path = sampler.sample_path(key, law, freeze_laws=freeze_laws)
-        return losses.log_weight(path, law.reference, moved.log_density), path.trajectory.states
-
-    def log_weight_back(params: Params, key: KeyArray, x: State) -> Scalar:
-        law, moved = process.sampler(params)
-        path = sampler.retrace(sampler.noise_path(key, law, process.inverse(params, x)), law)
-        return losses.log_weight(path, law.reference, moved.log_density)
+        process = plain_process(density, sigma, options, depth, score_clip, stop_score)
 
     def reverse(params: Params, key: KeyArray) -> Scalar:
-        one = partial(log_weight, params, freeze_laws=True)
-        return losses.reverse_kl(jax.vmap(lambda key: one(key)[0])(jax.random.split(key, choice.batch)))
+        one = partial(log_weight, process, params, freeze_laws=True)
+        return losses.reverse_kl(jax.vmap(lambda key: one(key)[0])(jax.random.split(key, options.batch)))
 
     def forward(params: Params, key: KeyArray) -> Scalar:
         assert population is not None
         choose_key, noise_key = jax.random.split(key)
-        x = jax.random.choice(choose_key, population, (choice.batch,))
-        back = partial(log_weight_back, params)
-        return losses.forward_kl(jax.vmap(back)(jax.random.split(noise_key, choice.batch), x))
+        x = jax.random.choice(choose_key, population, (options.batch,))
+        back = partial(log_weight_back, process, params)
+        return losses.forward_kl(jax.vmap(back)(jax.random.split(noise_key, options.batch), x))
 
-    warm_up = min(100, choice.updates // 10)
-    rate, length = choice.learning_rate, max(choice.updates, warm_up + 1)
+    warm_up = min(100, options.updates // 10)
+    rate, length = options.learning_rate, max(options.updates, warm_up + 1)
     rates = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, length, rate / 100)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates))
     objective, bound = (reverse, "ELBO") if population is None else (forward, "EUBO")
-    with watch(console, choice.updates, bound) as callback:
+    with watch(console, options.updates, bound) as callback:
         fit = training.fit(
-            fit_key, process.init(init_key), objective, optimiser, choice.updates, block=25, callback=callback
+            fit_key, process.init(init_key), objective, optimiser, options.updates, block=25, callback=callback
         )
     trained = time.perf_counter()
 
     def draw(params: Params, key: KeyArray) -> tuple[Scalar, State, Array]:
-        log_w, states = log_weight(params, key, freeze_laws=False)
+        log_w, states = log_weight(process, params, key)
         points = jax.vmap(partial(process.point, params))(states)
         return log_w, points[-1], points[:, :2]
 
     log_weights, points, planes = many(draw, fit.params, jax.random.split(draw_key, samples))
-    exact = forward_log_weights = None
+    back, exact, forward_log_weights = partial(log_weight_back, process), None, None
     if density.sample is not None:
         exact = jax.jit(jax.vmap(density.sample))(jax.random.split(exact_key, samples))
-        forward_log_weights = many(log_weight_back, fit.params, jax.random.split(back_key, samples), exact)
+        forward_log_weights = many(back, fit.params, jax.random.split(back_key, samples), exact)
     # In many dimensions a wide start takes too long.
     wide, count = (start, EXPLORERS) if density.dim <= whitening.DENSE else (law, EXPLORERS // 10)
     elsewhere = exploration.temper(explore_key, density.log_density, wide, count, coordinates=law)
-    explored = many(log_weight_back, fit.params, jax.random.split(explore_key, count), elsewhere)
+    explored = many(back, fit.params, jax.random.split(explore_key, count), elsewhere)
     figures = report(
         log_weights,
         log_z_true=density.log_z,
@@ -232,17 +191,18 @@ def run(
         "dim": density.dim,
         "kernel": kernel,
         "loss": "reverse" if population is None else "forward",
+        "training": kind,
         **figures._asdict(),
         "seconds": round(seconds, 2),
         "seconds_of_training": round(trained - started, 2),
         "updates": int(fit.state.updates),
         "skipped_updates": fit.state.skipped,
-        "density_evaluations_of_training": int(fit.state.updates) * choice.batch * (choice.steps + 1),
+        "density_evaluations_of_training": int(fit.state.updates) * options.batch * (options.steps + 1),
         "seed": seed,
-        "steps": choice.steps,
-        "batch": choice.batch,
+        "steps": options.steps,
+        "batch": options.batch,
         "sigma": sigma,
-        "noise": noise,
+        "noise": options.noise,
         "whitened": law is not start,
         "verdict": verdict(figures),
     }
@@ -256,29 +216,6 @@ def run(
     show(console, summary, figures, output)
 
 
-def learned_process(density: Target, law: Normal, fractions: Array, width: int, depth: int) -> Process:
-    """The learned process, in the coordinates of a law."""
-    whitened = whitening.whiten(density, law)
-    return Process(
-        init=lambda key: learned.init(key, fractions, density.dim, width=width, depth=depth),
-        sampler=lambda params: learned.sampler(params, whitened),
-        point=lambda params, z: normal.reparameterise(law, normal.reparameterise(learned.coordinates(params), z)),
-        inverse=lambda params, x: normal.standardise(learned.coordinates(params), normal.standardise(law, x)),
-    )
-
-
-def plain_process(density: Target, reference: OU, network: Network) -> Process:
-    """DDS as published."""
-    prior, steps = ou.stationary(reference, density.dim), reference.fractions.size
-
-    def make(params: Params) -> tuple[Sampler, Target]:
-        control = partial(network.apply, params)
-        kernel = reversal.denoising_kernel(reference, control, network.tabulate(params, steps))
-        return Sampler(prior, reference, kernel), density
-
-    return Process(network.init, make, point=lambda _, x: x, inverse=lambda _, x: x)
-
-
 def prepare(output: Path) -> None:
     """Makes the output folder and tries to write there, before any time is spent on training."""
     try:
@@ -286,13 +223,6 @@ def prepare(output: Path) -> None:
         (output / "summary.json").touch()
     except OSError as error:
         raise ValueError(f"output must be a folder that can be written, got {output}: {error}.") from error
-
-
-def many(one: Callable[..., Any], params: Params, *inputs: Array) -> Any:
-    """A function of parameters and of each of many inputs, compiled, in batches that bound the memory."""
-    return jax.jit(lambda params, inputs: jax.lax.map(lambda x: one(params, *x), inputs, batch_size=1000))(
-        params, inputs
-    )
 
 
 def main() -> None:

@@ -11,8 +11,12 @@ $$ c_k(z) = u_k(z) + a_k(z) \odot z + g_k \odot \frac{s}{1 + \sqrt{b_k}\,\lVert 
 
 with $u$, $a$ and $r$ the sum of a residual network of $\beta \tanh(z / \beta)$, which mixes coordinates, and of a few
 features $\tanh(w_k z_i + v_k)$ of each coordinate alone: both end in zeros. So the sampler starts as
-plain DDS with a gate on the score: $g$ rises from 0 to 1 along the steps for $F$, and is 0 for $B$, which starts as the
-OU process. The mean weight is `Z` for any of these choices. What they buy is variance: with fixed kernels the evidence
+plain DDS with a gate on the score, and $B$ as the OU process, with none. The gate of $F$ starts as
+$g_k = \prod_{j \ge k} (1 - b_j)^{3/2}$: if $\gamma$ is the reference times $e^f$, with a small Hermite polynomial $f$
+of degree $n$, the exact control is $\prod_{j \ge k} (1 - b_j)^{n/2}\, \nabla f$, and what whitening leaves of a target
+(`dds.whitening`) begins with degree 3. There the sampler is good before it is trained.
+
+The mean weight is `Z` for any of these choices. What they buy is variance: with fixed kernels the evidence
 lower bound stays $O(1/K)$ from `log Z` even for the best control; a network that adds to the state, but cannot
 multiply it, does not learn a funnel; one without features of a coordinate alone does not learn a well in each of many.
 """
@@ -42,7 +46,8 @@ def init(
         key: The random key.
         fractions: The noise fractions to start from, of any schedule in `dds.schedules`.
         dim: The dimension, at least 1.
-        width: The units of every hidden layer, at least 1.
+        width: The units of every hidden layer; 0 for no network, where gates and what else is learned of each
+            coordinate alone will do: it has the fewest parameters, and trains in the fewest updates.
         depth: The number of hidden layers, at least 1.
         features: The number of features of each coordinate alone, at least 0.
 
@@ -50,7 +55,7 @@ def init(
         The parameters, for `coordinates`, `process` and `kernel`.
 
     Raises:
-        ValueError: If `dim`, `width` or `depth` is below 1, `features` below 0, or a fraction is outside (0, 1).
+        ValueError: If `dim` or `depth` is below 1, `width` or `features` below 0, or a fraction is outside (0, 1).
 
     Example:
         >>> from dds import schedules
@@ -58,16 +63,18 @@ def init(
         >>> process(params).fractions.shape
         (8,)
     """
-    for name, size in (("dim", dim), ("width", width), ("depth", depth)):
+    for name, size in (("dim", dim), ("depth", depth)):
         require(size >= 1, name, size, "at least 1")
-    require(features >= 0, "features", features, "at least 0")
+    for name, size in (("width", width), ("features", features)):
+        require(size >= 0, name, size, "at least 0")
     fractions = ou.process(fractions, 1.0).fractions
     states = fractions.size + 1
-    initialise = jax.nn.initializers.lecun_normal()
+    initialise = jax.nn.initializers.lecun_normal() if width else jax.nn.initializers.zeros
     own_key, *keys = jax.random.split(key, depth + 2)
     slopes, offsets = 1.5 * jax.random.normal(own_key, (2, dim, features))
     inputs = [dim] + [width] * (depth - 1)
-    ramp = jnp.broadcast_to(jnp.linspace(0.0, 1.0, states)[:, None], (states, dim))
+    left = jnp.append(jnp.cumsum(jnp.log1p(-fractions)[::-1])[::-1], 0.0)
+    ramp = jnp.broadcast_to(jnp.exp(1.5 * left)[:, None], (states, dim))
     return {
         "coordinates": {"mean": jnp.zeros(dim), "log_scale": jnp.zeros(dim)},
         "logits": jnp.log(fractions) - jnp.log1p(-fractions),

@@ -90,7 +90,7 @@ def test_it_starts_with_a_gate_on_the_score_that_rises(float64):
     tamed = slope / (1 + np.sqrt(b) * np.sqrt(np.mean(slope**2)))
     for k in range(5):
         laws = laws_at(law, z, k)
-        np.testing.assert_allclose(laws.denoising.mean, np.sqrt(b) * k / 4 * tamed, rtol=1e-6)
+        np.testing.assert_allclose(laws.denoising.mean, np.sqrt(b) * 0.5 ** (1.5 * (4 - k)) * tamed, rtol=1e-6)
         np.testing.assert_allclose(laws.noising.mean, 0, atol=1e-12)
         for side in laws:
             np.testing.assert_allclose(side.scale, 1, rtol=1e-12)
