@@ -6,11 +6,16 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from dds import __main__ as command
+from dds import targets
+from dds._processes import kind_of_training
+from dds.types import Normal
 
 SMALL = ["--steps", "8", "--noise", "2", "--updates", "50", "--batch", "30", "--samples", "200", "--width", "8"]
 KEYS = {
@@ -78,6 +83,20 @@ def test_several_modes_are_trained_on_with_the_forward_loss(monkeypatch, tmp_pat
     with np.load(tmp_path / "samples.npz", allow_pickle=False) as archive:
         x = archive["samples"]
     assert all((side > 0.1).any() and (side < -0.1).any() for side in x.T)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: targets.gaussian(jnp.zeros(3), jnp.eye(3)), "gates"),
+        (lambda: targets.funnel(3), "network"),
+        (lambda: targets.gaussian(jnp.zeros(129), jnp.eye(129)), "gates in many dimensions"),
+    ],
+)
+def test_the_untrained_sampler_says_whether_gates_are_enough(make, kind):
+    target = make()
+    law = Normal(jnp.zeros(target.dim), jnp.ones(()))
+    assert kind_of_training(jax.random.key(0), target, law) == kind
 
 
 @pytest.mark.parametrize("dim", [1, 3])

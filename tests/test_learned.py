@@ -96,6 +96,33 @@ def test_it_starts_with_a_gate_on_the_score_that_rises(float64):
             np.testing.assert_allclose(side.scale, 1, rtol=1e-12)
 
 
+def test_the_first_gate_is_the_exact_control_to_first_order(float64):
+    # Of a target phi e^f with a small Hermite polynomial f of degree 3, by Gauss-Hermite quadrature.
+    fractions = schedules.constant(4, total=2.0)
+    gates = learned.init(jax.random.key(0), fractions, 1, width=0, features=0)["rows"]["gates"][:, 0, 0]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    size, z, step = 1e-6, 0.7, 1e-4
+    for k, gate in enumerate(gates):
+        signal = np.sqrt(np.prod(1 - np.asarray(fractions[k:])))
+
+        def log_ratio(z, signal=signal):
+            x = signal * z + np.sqrt(1 - signal**2) * nodes
+            return np.log(weights @ np.exp(size * (x**3 - 3 * x)) / weights.sum())
+
+        control = (log_ratio(z + step) - log_ratio(z - step)) / (2 * step)
+        assert float(gate) * size * (3 * z**2 - 3) == pytest.approx(control, rel=1e-3)
+
+
+def test_without_a_network_it_starts_the_same_and_has_gates_to_learn():
+    target = gaussian_mixture(jnp.array([[-1.0, 0.5], [1.0, -0.3]]), jnp.array([0.8, 1.1]))
+    fractions, key = schedules.constant(6, total=2.0), jax.random.key(2)
+    bare, full = (learned.init(key, fractions, 2, **size) for size in ({"width": 0, "features": 0}, {}))
+    assert jax.tree.leaves(bare["layers"])[0].size == bare["heads"].size == bare["rows"]["own"]["heads"].size == 0
+    np.testing.assert_array_equal(log_weight(bare, target, key), log_weight(full, target, key))
+    gradient = jax.grad(log_weight)(bare, target, key)
+    assert np.all(gradient["rows"]["gates"][0, 0] != 0)
+
+
 def test_a_coordinate_has_features_of_its_own():
     # With the network's heads at zero, what is said of a coordinate depends on it alone, and is not linear in it.
     params = learned.init(jax.random.key(0), schedules.constant(4, total=2.0), 3)
