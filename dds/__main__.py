@@ -19,7 +19,7 @@ import tyro
 from jaxtyping import Array
 from rich.console import Console
 
-from dds import estimators, exploration, losses, schedules, storage, training, whitening
+from dds import _tracking, estimators, exploration, losses, schedules, storage, training, whitening
 from dds._named import NAMED, find_target
 from dds._presentation import paint, show, watch
 from dds._processes import (
@@ -63,6 +63,7 @@ def run(
     stop_score: bool = False,
     output: Path = Path("dds-output"),
     pictures: bool = True,
+    track: Literal["wandb"] | None = None,
 ) -> None:
     """Trains a denoising diffusion sampler on a target, reports log Z with its error and draws the samples.
 
@@ -86,7 +87,7 @@ def run(
         seed: The seed of all randomness.
         sigma: The standard deviation of the prior, before whitening: where the target is looked for. A name has its
             own; otherwise 1.
-        noise: The sum of the noise fractions of all steps, 2, or 3.7 with several modes or dds. The target's signal in
+        noise: The sum of the noise fractions of all steps, 3.7, or 2 for gates alone. The target's signal in
             the prior is exp(-noise / 2).
         whiten: Whether the learned kernel looks for coordinates in which the target is like a standard normal law.
         width: The units of the network's hidden layers; 0 for gates alone.
@@ -96,6 +97,8 @@ def run(
         stop_score: Whether no gradient flows through the score in dds: the paper's biased gradient.
         output: The folder to write to; it is made if need be.
         pictures: Whether to draw pictures and the animation.
+        track: Where to log the progress, the figures and the pictures. "wandb": Weights & Biases, in the output
+            folder, without an account or a network, unless WANDB_MODE is set.
     """
     require(samples >= estimators.LEAST, "samples", samples, f"at least {estimators.LEAST}")
     for name, count in {"steps": steps, "updates": updates, "batch": batch}.items():
@@ -115,8 +118,8 @@ def run(
     prepare(output)
     console = Console()
     started = time.perf_counter()
-    law_key, pilot_key, init_key, fit_key, draw_key, exact_key, explore_key, back_key = jax.random.split(
-        jax.random.key(seed), 8
+    law_key, pilot_key, init_key, fit_key, draw_key, exact_key, explore_key, back_key, track_key = jax.random.split(
+        jax.random.key(seed), 9
     )
 
     start = Normal(jnp.zeros(density.dim), jnp.asarray(sigma))
@@ -156,9 +159,12 @@ def run(
     warm_up = min(100, options.updates // 10)
     rate, length = options.learning_rate, max(options.updates, warm_up + 1)
     rates = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, length, rate / 100)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates))
+    optimiser = optax.chain(_tracking.observed_norm(), optax.clip_by_global_norm(1.0), optax.adam(rates))
     objective, bound = (reverse, "ELBO") if population is None else (forward, "EUBO")
-    with watch(console, options.updates, bound) as callback:
+    settings = {"target": target, "training": kind, "seed": seed, **options._asdict()}
+    tracked = _tracking.start(track, settings, output)
+    observe = tracked and _tracking.observer(tracked, track_key, lambda *given: log_weight(process, *given)[0])
+    with watch(console, options.updates, bound, observe) as callback:
         fit = training.fit(
             fit_key, process.init(init_key), objective, optimiser, options.updates, block=25, callback=callback
         )
@@ -213,6 +219,8 @@ def run(
     if pictures:
         with console.status("drawing"):
             paint(output, fit.losses, figures, points, log_weights, exact, planes[:500], plane, labels)
+    if tracked:
+        _tracking.finish(tracked, finite, output)
     show(console, summary, figures, output)
 
 

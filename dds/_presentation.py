@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,13 @@ from dds.report import Report
 
 
 @contextmanager
-def watch(console: Console, updates: int, bound: str) -> Iterator[training.Callback]:
-    """A callback that shows the running bound, ELBO or EUBO, and the time left, and stops the training on Ctrl-C."""
+def watch(
+    console: Console, updates: int, bound: str, observe: Callable[[training.State, np.ndarray], None] | None
+) -> Iterator[training.Callback]:
+    """A callback that shows the running bound, ELBO or EUBO, and the time left, and stops the training on Ctrl-C.
+
+    It lets another see each block, if there is one.
+    """
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -41,6 +46,8 @@ def watch(console: Console, updates: int, bound: str) -> Iterator[training.Callb
             task = progress.add_task("training", total=updates, value=math.nan)
 
             def callback(state: training.State, block: np.ndarray) -> bool:
+                if observe is not None:
+                    observe(state, block)
                 progress.update(task, completed=int(state.updates), value=sign * float(np.mean(block)))
                 return interrupted
 

@@ -25,7 +25,7 @@ class Options(NamedTuple):
 # Modes are learned side by side, which is quick with many steps, and they ask for many; along its own paths a network
 # learns best from many paths of few steps; gates have few parameters to learn, and many steps make them good.
 DEFAULTS = {
-    "network": Options(steps=8, updates=2500, batch=256, learning_rate=1e-2, noise=2.0, width=64),
+    "network": Options(steps=8, updates=2500, batch=256, learning_rate=1e-2, noise=3.7, width=64),
     "gates": Options(steps=64, updates=500, batch=128, learning_rate=3e-3, noise=2.0, width=0),
     "gates in many dimensions": Options(steps=16, updates=200, batch=32, learning_rate=3e-3, noise=2.0, width=0),
     "modes": Options(steps=16, updates=3000, batch=128, learning_rate=1e-2, noise=3.7, width=64),

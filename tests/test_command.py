@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 
 from dds import __main__ as command
@@ -135,6 +136,34 @@ def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
 def test_what_is_wrong_is_said_in_one_line(monkeypatch, tmp_path, arguments, message):
     with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
         run(monkeypatch, *arguments, "--output", tmp_path)
+
+
+def test_tracking_logs_progress_figures_and_pictures_offline(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    logged, init = [], wandb.init
+
+    def spy(**options):
+        assert options["mode"] == "offline"
+        run = init(**options)
+        log = run.log
+        monkeypatch.setattr(run, "log", lambda data, **rest: (logged.append(data | rest), log(data, **rest)))
+        return run
+
+    monkeypatch.setattr(wandb, "init", spy)
+    run(monkeypatch, "gaussian", *SMALL, "--dim", 2, "--track", "wandb", "--output", tmp_path)
+    *progress, end = logged
+    assert [record["step"] for record in progress] == [25, 50]
+    assert set(progress[0]) == {"loss", "elbo", "ess", "gradient_norm", "skipped_updates", "step"}
+    assert progress[0]["gradient_norm"] > 0
+    assert 0 < progress[0]["ess"] <= 1
+    assert {"figures", "samples", "density", "surface", "training", "animation"} <= set(end)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_tracking_without_the_package(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SystemExit, match="track must be left out where wandb is not installed"):
+        run(monkeypatch, "gaussian", *SMALL, "--dim", 2, "--track", "wandb", "--output", tmp_path)
 
 
 def test_output_that_cannot_be_written(monkeypatch, tmp_path):
