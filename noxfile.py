@@ -1,5 +1,8 @@
 """The checks: `nox` runs all but `bench`, `paper`, `results`; `nox -s NAME` one; what follows `--` goes to its tool."""
 
+import shutil
+from pathlib import Path
+
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
@@ -19,7 +22,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Static types."""
-    install(session, "types", ".[cli]")
+    install(session, "types", ".[cli,wandb]")
     # Silent about newer versions of itself, for it would ask a registry for them.
     session.run("pyright", *session.posargs, env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
@@ -27,7 +30,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Tests, and the examples of the docstrings."""
-    install(session, "test", ".[cli]")
+    install(session, "test", ".[cli,wandb]")
     # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
     # Nearly all of the time goes into compilation, so it is asked for less effort; `slow` compiles as users do.
     quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
@@ -37,28 +40,40 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """Statistical tests that take long."""
-    install(session, "test", ".[cli]")
+    install(session, "test", ".[cli,wandb]")
     pytest(session, "-m", "slow", "tests")
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, in `site/`; any warning is an error."""
-    install(session, "docs")
+    """The site, in `site/`, with the code of its pages run; any warning is an error."""
+    install(session, "docs", ".[cli,wandb]")
     session.run("mkdocs", *(session.posargs or ["build"]), env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The built site in headless Chromium, if there is one; screenshots in `build/screenshots`."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        session.skip("no Chromium is installed")
+    if not Path("site/index.html").exists():
+        session.error("there is no site yet: nox -s docs browser")
+    install(session, "browser")
+    # The tests' own conftest needs JAX, the browser does not.
+    session.run("pytest", "--noconftest", "-o", "python_files=site_*.py", "tests", *session.posargs)
 
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Timings."""
-    install(session, "bench", ".[cli]")
+    install(session, "bench", ".[cli,wandb]")
     session.run("pytest", "-o", "python_files=bench_*.py", "tests", *session.posargs)
 
 
 @nox.session(default=False)
 def paper(session: nox.Session) -> None:
     """Plain DDS on the funnel in the paper's setting, at 64 and 128 steps."""
-    install(session, "test", ".[cli]")
+    install(session, "test", ".[cli,wandb]")
     for steps in ("64", "128"):
         session.run("python", "tests/paper.py", "--steps", steps, *session.posargs)
 
@@ -66,7 +81,7 @@ def paper(session: nox.Session) -> None:
 @nox.session(default=False)
 def results(session: nox.Session) -> None:
     """The command on all targets over three seeds, into `docs/results.json` and `docs/results.md`; resumable."""
-    install(session, "test", ".[cli]")
+    install(session, "test", ".[cli,wandb]")
     session.run("python", "tests/results.py", *session.posargs)
 
 
