@@ -1,6 +1,9 @@
 import jax
 import pytest
 
+# To look for examples, pytest imports every file, and this one belongs to a session without JAX and with a browser.
+collect_ignore = ["site_in_browser.py"]
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
