@@ -33,7 +33,7 @@ def tests(session: nox.Session) -> None:
     install(session, "test", ".[cli,wandb]")
     # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
     # Nearly all of the time goes into compilation, so it is asked for less effort; `slow` compiles as users do.
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
     pytest(session, "-m", "not slow", "-n", "2", "tests", "--doctest-modules", "--pyargs", "dds", **quick)
 
 

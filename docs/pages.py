@@ -36,8 +36,9 @@ CACHE = ROOT / ".cache/pages"
 KERNELS = 2
 """The number of pages that run at once."""
 
-# Most of the time of a short run is compilation.
-ENVIRONMENT = {"XLA_FLAGS": "--xla_backend_optimization_level=1", "DDS_DOCS": str(ROOT / "docs")}
+# Most of the time of a short run is compilation, so it is asked for less effort.
+_QUICK = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+ENVIRONMENT = {"XLA_FLAGS": _QUICK, "DDS_DOCS": str(ROOT / "docs")}
 
 _FENCE = re.compile(r"^```python\b([^\n]*)\n(.*?)^```$\n?", re.MULTILINE | re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\n", re.MULTILINE | re.DOTALL)
