@@ -37,8 +37,15 @@ KERNELS = 2
 """The number of pages that run at once."""
 
 # Most of the time of a short run is compilation, so it is asked for less effort.
-_QUICK = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
-ENVIRONMENT = {"XLA_FLAGS": _QUICK, "DDS_DOCS": str(ROOT / "docs")}
+_QUICK = {
+    "xla_backend_optimization_level": "1",
+    "xla_cpu_use_fusion_emitters": "false",
+    "xla_llvm_disable_expensive_passes": "true",
+}
+ENVIRONMENT = {
+    "XLA_FLAGS": " ".join(f"--{name}={value}" for name, value in _QUICK.items()),
+    "DDS_DOCS": str(ROOT / "docs"),
+}
 
 _FENCE = re.compile(r"^```python\b([^\n]*)\n(.*?)^```$\n?", re.MULTILINE | re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\n", re.MULTILINE | re.DOTALL)
