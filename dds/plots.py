@@ -320,7 +320,7 @@ def surface(
         '3d'
     """
     density, norm = _check_density(grid, decades)
-    figure = Figure(figsize=_SIZE, dpi=_DOTS_PER_INCH, facecolor="white")
+    figure = Figure(figsize=_SIZE, dpi=_DOTS_PER_INCH)
     # mplot3d declares no types, and those inferred are wrong.
     axes: Any = Axes3D(figure, (0.0, 0.06, 0.97, 0.94))
     figure.add_axes(axes)
@@ -506,7 +506,7 @@ def _label(name: str) -> str:
 def _axes(
     labels: Labels, size: tuple[float, float] = _SIZE, dots_per_inch: int = _DOTS_PER_INCH
 ) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, dpi=dots_per_inch, layout="constrained", facecolor="white")
+    figure = Figure(figsize=size, dpi=dots_per_inch, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(_label(labels[0]))
     axes.set_ylabel(_label(labels[1]))

@@ -1,15 +1,24 @@
-"""What a page's kernel does first: it shows figures twice, for the light scheme and for the dark one."""
+"""What a page's kernel imports first: it shows pictures twice, for the light scheme and for the dark one."""
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 from IPython.core.getipython import get_ipython
+from IPython.display import Image
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-_INK = "#c9d1de"
+from dds import plots
+
+_INK, _PAPER = "#c9d1de", "#1e2029"  # of the theme's dark scheme
+_DARK: Any = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), _INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), _PAPER),
+}
 
 
 def _png(figure):
@@ -33,5 +42,19 @@ def _both(figure, include=None, exclude=None):
     return {"image/png;light": light, "image/png;dark": _png(figure), "text/plain": "figure"}
 
 
+def _animate_both(path, *positional, _animate=plots.animate, **named):
+    _animate(path, *positional, **named)
+    with matplotlib.rc_context(_DARK):
+        _animate(f"dark-{path}", *positional, **named)
+
+
+def _both_animations(image, include=None, exclude=None):
+    dark = Path(f"dark-{image.filename}").read_bytes()
+    gifs = {"image/gif;light": image.data, "image/gif;dark": dark}
+    return {kind: base64.b64encode(gif).decode() for kind, gif in gifs.items()} | {"text/plain": "animation"}
+
+
+plots.animate = _animate_both
 shell: Any = get_ipython()
 shell.display_formatter.mimebundle_formatter.for_type(Figure, _both)
+shell.display_formatter.mimebundle_formatter.for_type(Image, _both_animations)

@@ -1,14 +1,15 @@
 """Runs the code of pages when the site is built, and shows what it prints and draws below it.
 
-A fence that opens with "```python" is run, each page in a kernel of its own; one that opens with "```py" is only shown.
-Words after the language say more:
+A fence that opens with "```python" is run, each page in a namespace and a folder of its own; one that opens with
+"```py" is only shown. Words after the language say more:
 
 - `alt="..."`: the description of the picture, required where there is one; `|` stands between those of several;
 - `hide`: the code is not shown, only what it gives;
 - `raises`: it ends in an error, of which the last line is shown.
 
-A page that has `notebook: true` in its front matter can be downloaded as a notebook. What a run gives is kept in
-`.cache/pages`, under a hash of the page, of this folder's code and of the library.
+A page that has `notebook: true` in its front matter can be downloaded as a notebook; one that has `kernel: own` shares
+its kernel with no other page. What a run gives is kept in `.cache/pages`, under a hash of the page, of this folder's
+code and of the library.
 """
 
 import asyncio
@@ -17,12 +18,14 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -34,7 +37,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache/pages"
 KERNELS = 2
-"""The number of pages that run at once."""
+"""The number of pages that run at once, each on one core."""
 
 # Most of the time of a short run is compilation, so it is asked for less effort.
 _QUICK = {
@@ -44,12 +47,14 @@ _QUICK = {
 }
 ENVIRONMENT = {
     "XLA_FLAGS": " ".join(f"--{name}={value}" for name, value in _QUICK.items()),
+    "NPROC": "1",
     "DDS_DOCS": str(ROOT / "docs"),
+    "PYTHONPATH": str(ROOT / "docs"),
 }
 
 _FENCE = re.compile(r"^```python\b([^\n]*)\n(.*?)^```$\n?", re.MULTILINE | re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\n", re.MULTILINE | re.DOTALL)
-_PRELUDE = Path(__file__).with_name("kernel.py").read_text()
+_FRESH = "import os\nos.chdir({folder!r})\n%reset -f\nimport kernel\ndel kernel"
 _INSTALL = """\
 # On Colab, upload the wheel that `pip wheel --no-deps .` makes in a checkout, and run
 # %pip install -q "$(ls dds_jax-*.whl)[cli]"
@@ -72,27 +77,41 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 async def _run_all(pages: list[File]) -> list[NotebookNode]:
-    limit = asyncio.Semaphore(KERNELS)
+    notebooks, waiting = {}, iter(pages)
 
-    async def one(page: File) -> NotebookNode:
-        async with limit:
-            return await _run(page)
+    async def work() -> None:
+        async with _kernel() as kernel:
+            for page in waiting:  # each takes the next one
+                notebooks[page.src_uri] = await _run(page, kernel)
 
-    return await asyncio.gather(*map(one, pages))
+    await asyncio.gather(*(work() for _ in range(KERNELS)))
+    return [notebooks[page.src_uri] for page in pages]
 
 
-async def _run(page: File) -> NotebookNode:
+@asynccontextmanager
+async def _kernel() -> AsyncIterator[AsyncKernelManager]:
+    """A kernel that starts when it is first asked."""
+    kernel = AsyncKernelManager(kernel_name="python3")
+    try:
+        yield kernel
+    finally:
+        if kernel.has_kernel:
+            await kernel.shutdown_kernel(now=True)
+
+
+async def _run(page: File, kernel: AsyncKernelManager) -> NotebookNode:
     kept = CACHE / f"{_key(page.content_string)}.ipynb"
     if kept.exists():
         return nbformat.read(kept, as_version=4)
-    notebook = new_notebook(cells=[new_code_cell(_PRELUDE), *_cells(page.content_string)])
+    front = _FRONT_MATTER.match(page.content_string)
     with tempfile.TemporaryDirectory() as folder:
+        notebook = new_notebook(cells=[new_code_cell(_FRESH.format(folder=folder)), *_cells(page.content_string)])
         client = NotebookClient(
             notebook,
+            km=None if front and "kernel: own" in front[1] else kernel,
             timeout=600,
             coalesce_streams=True,
             extra_arguments=["--log-level=ERROR"],
-            resources={"metadata": {"path": folder}},
         )
         try:
             await client.async_execute(env=os.environ | ENVIRONMENT)
@@ -158,10 +177,10 @@ def _shown(output: NotebookNode) -> Iterator[tuple[str, Any]]:
             yield "text/plain", output.text.rstrip("\n")
     elif output.output_type == "error":
         yield "text/plain", f"{output.ename}: {output.evalue}"
-    elif "image/png;light" in output.data:
-        yield from ((kind, output.data[kind]) for kind in ("image/png;light", "image/png;dark"))
+    elif schemes := sorted((kind for kind in output.data if ";" in kind), reverse=True):  # light, then dark
+        yield from ((kind, output.data[kind]) for kind in schemes)
     else:
-        kind = next(kind for kind in ("image/gif", "image/png", "text/markdown", "text/plain") if kind in output.data)
+        kind = next(kind for kind in ("text/markdown", "text/plain") if kind in output.data)
         yield kind, output.data[kind]
 
 

@@ -38,8 +38,9 @@ PUBLISHED = {
 HEAD = f"""# Results
 
 The command with its default options, by `nox -s results`: figures are means over the seeds, log Z is pooled over all of
-their paths, {REPEATS * PATHS:,} a seed, and seconds are of the whole command but its start and pictures. The records
-are in `results.json`.
+their paths, {REPEATS * PATHS:,} a seed, and seconds are of the whole command but its start and pictures, on one core of
+a virtual machine. Density evaluations are those of the updates; the search for coordinates and modes comes on top. The
+records are in `results.json`.
 
 """
 # Annealed importance sampling from a Laplace fit, with standard errors; the others are exact and known to the targets.
@@ -97,8 +98,8 @@ def table(records: list[dict]) -> str:
     """The records as Markdown, one line a target: means over the seeds, and their range where it says more."""
     lines = [
         "| target | seeds | ELBO | EUBO | log Z | sd of 30 repeats | truth | ESS | Pareto k | samples before weighting "
-        "| seconds, of training | best published |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| seconds, of training | updates, density evaluations | best published |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for target in PUBLISHED:
         mine = [record for record in records if record["target"] == target]
@@ -132,6 +133,7 @@ def table(records: list[dict]) -> str:
             f"{mean('pareto_k'):.2f}",
             ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in looks.items()),
             f"{mean('seconds'):.0f}, {mean('seconds_of_training'):.0f}",
+            f"{mean('updates'):.0f}, {mean('density_evaluations_of_training'):,.0f}",
             PUBLISHED[target],
         ]
         lines.append(f"| {' | '.join(cells)} |")
