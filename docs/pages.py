@@ -77,7 +77,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 async def _run_all(pages: list[File]) -> list[NotebookNode]:
-    notebooks, waiting = {}, iter(pages)
+    # Long ones first, so that none runs alone in the end.
+    notebooks, waiting = {}, iter(sorted(pages, key=lambda page: len(page.content_string), reverse=True))
 
     async def work() -> None:
         async with _kernel() as kernel:
