@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
+from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from PIL import Image
 
@@ -435,3 +436,9 @@ def test_matplotlib_is_imported_by_plots_alone_and_pyplot_never():
         "import dds.plots; assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_users_style_applies():
+    with rc_context({"figure.facecolor": "black"}):
+        figure = plots.scatter(np.zeros((3, 2)))
+    assert figure.get_facecolor() == (0, 0, 0, 1)
