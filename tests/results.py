@@ -35,7 +35,11 @@ PUBLISHED = {
     "many_well": "ELBO 162.84, EUBO 166.30",
     "forty_modes": "EUBO 0.88",
 }
-HEAD = f"""# Results
+HEAD = f"""---
+hide: [navigation, toc]
+---
+
+# Results
 
 The command with its default options, by `nox -s results`: figures are means over the seeds, log Z is pooled over all of
 their paths, {REPEATS * PATHS:,} a seed, and seconds are of the whole command but its start and pictures, on one core of
