@@ -53,7 +53,7 @@ ENVIRONMENT = {
 }
 
 _FENCE = re.compile(r"^```python\b([^\n]*)\n(.*?)^```$\n?", re.MULTILINE | re.DOTALL)
-_FRONT_MATTER = re.compile(r"\A---\n(.*?)^---\n", re.MULTILINE | re.DOTALL)
+_FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.MULTILINE | re.DOTALL)
 _FRESH = "import os\nos.chdir({folder!r})\n%reset -f\nimport kernel\ndel kernel"
 _INSTALL = """\
 # On Colab, upload the wheel that `pip wheel --no-deps .` makes in a checkout, and run
@@ -65,12 +65,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Runs all pages that have code, and adds the pictures and notebooks that come of it."""
     pages = [file for file in files.documentation_pages() if _FENCE.search(file.content_string)]
     for file, notebook in zip(pages, asyncio.run(_run_all(pages)), strict=True):
-        text, front = file.content_string, _FRONT_MATTER.match(file.content_string)
+        text, front = file.content_string, _front(file)
         shown, pictures = _render(file, notebook)
-        file.content_string = (front[0] if front else "") + shown
+        file.content_string = front + shown
         for name, content in pictures.items():
             files.append(File.generated(config, name, content=content))
-        if front and "notebook: true" in front[1]:
+        if "notebook: true" in front:
             content = nbformat.writes(_download(_cells(text)))
             files.append(File.generated(config, re.sub(r"\.md$", ".ipynb", file.src_uri), content=content))
     return files
@@ -104,12 +104,11 @@ async def _run(page: File, kernel: AsyncKernelManager) -> NotebookNode:
     kept = CACHE / f"{_key(page.content_string)}.ipynb"
     if kept.exists():
         return nbformat.read(kept, as_version=4)
-    front = _FRONT_MATTER.match(page.content_string)
     with tempfile.TemporaryDirectory() as folder:
         notebook = new_notebook(cells=[new_code_cell(_FRESH.format(folder=folder)), *_cells(page.content_string)])
         client = NotebookClient(
             notebook,
-            km=None if front and "kernel: own" in front[1] else kernel,
+            km=None if "kernel: own" in _front(page) else kernel,
             timeout=600,
             coalesce_streams=True,
             extra_arguments=["--log-level=ERROR"],
@@ -122,6 +121,11 @@ async def _run(page: File, kernel: AsyncKernelManager) -> NotebookNode:
     CACHE.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, kept)
     return notebook
+
+
+def _front(page: File) -> str:
+    front = _FRONT_MATTER.match(page.content_string)
+    return front[0] if front else ""
 
 
 def _key(text: str) -> str:

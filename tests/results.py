@@ -42,9 +42,9 @@ hide: [navigation, toc]
 # Results
 
 The command with its default options, by `nox -s results`: figures are means over the seeds, log Z is pooled over all of
-their paths, {REPEATS * PATHS:,} a seed, and seconds are of the whole command but its start and pictures, on one core of
-a virtual machine. Density evaluations are those of the updates; the search for coordinates and modes comes on top. The
-records are in `results.json`.
+their paths, {REPEATS * PATHS:,} a seed, and seconds are of the whole command but its start and pictures. Density
+evaluations are those of the updates; the search for coordinates and modes comes on top. The records are in
+`results.json`.
 
 """
 # Annealed importance sampling from a Laplace fit, with standard errors; the others are exact and known to the targets.
