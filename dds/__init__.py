@@ -1,36 +1,69 @@
 """Denoising diffusion samplers: samples and normalising constants of unnormalised densities, as pure JAX functions."""
 
+import importlib
+from typing import Any
+
 from dds import (
+    coordinates,
     estimators,
-    exploration,
+    evaluation,
+    families,
+    kernels,
     learned,
     losses,
     networks,
     normal,
-    ou,
-    reversal,
-    sampler,
+    paths,
+    recipes,
+    references,
+    results,
     schedules,
+    smc,
+    storage,
     targets,
     training,
     types,
-    whitening,
 )
+from dds.results import Result, draw, load, resample, sample, save
+from dds.targets import from_numpyro
 
 __all__ = [
+    "Result",
+    "coordinates",
+    "draw",
     "estimators",
-    "exploration",
+    "evaluation",
+    "families",
+    "from_numpyro",
+    "kernels",
     "learned",
+    "load",
     "losses",
     "networks",
     "normal",
-    "ou",
-    "reversal",
-    "sampler",
+    "paths",
+    "plots",
+    "progress",
+    "recipes",
+    "references",
+    "resample",
+    "results",
+    "sample",
+    "save",
     "schedules",
+    "smc",
+    "storage",
     "targets",
     "training",
     "types",
-    "whitening",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("plots", "progress"):
+        raise AttributeError(f"module 'dds' has no attribute {name!r}")
+    try:  # they need packages that nothing else does
+        return importlib.import_module(f"dds.{name}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: pip install 'dds-jax[cli]' brings it.", name=error.name) from error

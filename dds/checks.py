@@ -1,12 +1,38 @@
-"""Eager checks of arguments: a plain `ValueError` before anything is compiled."""
+"""Checks of arguments: types and shapes by `typed`, values by a plain `ValueError` before anything is compiled."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from beartype import BeartypeConf, beartype
 from jax.core import Tracer
+from jaxtyping import jaxtyped
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
+
+
+def typed(function: Function) -> Function:
+    """Checks types and shapes of arguments and of what is returned, on every call.
+
+    Args:
+        function: The function, annotated.
+
+    Returns:
+        The function, which raises `jaxtyping.TypeCheckError` where an annotation does not hold.
+
+    Example:
+        >>> from jaxtyping import Array, Float
+        >>> @typed
+        ... def total(x: Float[Array, " dim"], factor: float) -> Float[Array, ""]:
+        ...     return factor * jnp.sum(x)
+        >>> float(total(jnp.ones(3), 2))
+        6.0
+    """
+    return jaxtyped(function, typechecker=_check)
 
 
 def require(ok: bool, argument: str, value: Any, expected: str) -> None:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
-from jaxtyping import Array, Float, Int, jaxtyped
+from jaxtyping import Array, Int
 
-from dds.checks import require
-from dds.types import KeyArray, Scalar
+from dds.checks import require, require_values, typed
+from dds.types import KeyArray, LogWeights, Scalar
 
 LEAST = 25
 """The fewest weights that have a tail to fit: its largest fifth, five of them or more."""
@@ -31,8 +30,8 @@ class Estimate(NamedTuple):
     standard_error: Scalar
 
 
-@jaxtyped(typechecker=beartype)
-def log_z(log_weights: Float[Array, " paths"]) -> Estimate:
+@typed
+def log_z(log_weights: LogWeights) -> Estimate:
     r"""The log normalising constant, $\log \frac1N \sum_n w_n$: consistent, and a lower bound on average.
 
     Args:
@@ -52,8 +51,8 @@ def log_z(log_weights: Float[Array, " paths"]) -> Estimate:
     return Estimate(value, jnp.std(jnp.exp(log_weights - value), ddof=1) / jnp.sqrt(paths))
 
 
-@jaxtyped(typechecker=beartype)
-def elbo(log_weights: Float[Array, " paths"]) -> Estimate:
+@typed
+def elbo(log_weights: LogWeights) -> Estimate:
     r"""The evidence lower bound, $\mathbb E[\log w] \le \log Z$.
 
     Args:
@@ -72,8 +71,8 @@ def elbo(log_weights: Float[Array, " paths"]) -> Estimate:
     return Estimate(jnp.mean(log_weights), jnp.std(log_weights, ddof=1) / jnp.sqrt(log_weights.size))
 
 
-@jaxtyped(typechecker=beartype)
-def eubo(log_weights: Float[Array, " paths"]) -> Estimate:
+@typed
+def eubo(log_weights: LogWeights) -> Estimate:
     r"""The evidence upper bound, $\mathbb E_{\text{target}}[\log w] \ge \log Z$.
 
     Args:
@@ -93,8 +92,8 @@ def eubo(log_weights: Float[Array, " paths"]) -> Estimate:
     return elbo(log_weights)
 
 
-@jaxtyped(typechecker=beartype)
-def effective_sample_size(log_weights: Float[Array, " paths"]) -> Scalar:
+@typed
+def effective_sample_size(log_weights: LogWeights) -> Scalar:
     r"""The effective sample size of the sampler's paths, as a fraction: $(\sum w)^2 / (N \sum w^2)$.
 
     A sampler that misses a mode does not see the weights that it should have had there: its fraction can be near one.
@@ -113,8 +112,8 @@ def effective_sample_size(log_weights: Float[Array, " paths"]) -> Scalar:
     return jnp.exp(2 * log_sum - log_sum_squares) / log_weights.size
 
 
-@jaxtyped(typechecker=beartype)
-def forward_effective_sample_size(log_weights: Float[Array, " paths"]) -> Scalar:
+@typed
+def forward_effective_sample_size(log_weights: LogWeights) -> Scalar:
     r"""The same fraction seen from the target, $N^2 / \left(\sum w \sum 1/w\right)$: a missed mode brings it to zero.
 
     Args:
@@ -134,8 +133,8 @@ def forward_effective_sample_size(log_weights: Float[Array, " paths"]) -> Scalar
     return jnp.exp(-log_mean - log_mean_inverse)
 
 
-@jaxtyped(typechecker=beartype)
-def resample(key: KeyArray, log_weights: Float[Array, " paths"], count: int) -> Int[Array, " count"]:
+@typed
+def resample(key: KeyArray, log_weights: LogWeights, count: int) -> Int[Array, " count"]:
     """Draws indices of paths in proportion to their weights, by systematic resampling.
 
     Args:
@@ -157,14 +156,16 @@ def resample(key: KeyArray, log_weights: Float[Array, " paths"], count: int) -> 
         [0, 1, 1, 1]
     """
     require(count >= 1, "count", count, "at least 1")
+    require_values(lambda w: ~np.isnan(w) & (w < np.inf), "log_weights", log_weights, "numbers below infinity")
+    require_values(lambda w: np.isfinite(w).any() | ~np.isneginf(w), "log_weights", log_weights, "somewhere finite")
     positions = (jnp.arange(count) + jax.random.uniform(key, (), log_weights.dtype)) / count
     cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
     return jnp.searchsorted(cumulative / cumulative[-1], positions, side="right").clip(0, log_weights.size - 1)
 
 
-@jaxtyped(typechecker=beartype)
-def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
-    """The shape of the generalised Pareto law that fits the largest weights: how heavy their tail is.
+@typed
+def pareto_k(log_weights: LogWeights) -> float:
+    """The shape of the generalised Pareto distribution that fits the largest weights: how heavy their tail is.
 
     Below 0.5 the weights have a variance; up to 0.7 estimates are usable; above, neither `log_z` nor its standard
     error can be trusted. It sees only tails that the sampler reaches. Outside of compiled code; needs the package
@@ -194,6 +195,13 @@ def pareto_k(log_weights: Float[Array | np.ndarray, " paths"]) -> float:
         return float("inf")
     if np.ptp(values) == 0:
         return float("-inf")
+    largest = np.sort(values)[::-1] - np.max(values)
+    tail = largest[: int(np.ceil(min(0.2 * values.size, 3 * np.sqrt(values.size))))]
+    if tail[-1] == 0:  # ties at the top, as of a density that is flat in its support
+        return float("-inf")
+    shares = np.exp(largest)
+    if np.sum(shares) ** 2 < LEAST // 5 * np.sum(shares**2):  # fewer carry all than it takes to fit their tail
+        return float("inf")
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of which all but a few are equal
         k = float(array_stats.psislw(-values)[1])  # it takes log likelihoods, which are minus log weights
     return float("inf") if np.isnan(k) else k

@@ -1,7 +1,7 @@
 r"""The learned process: denoising and noising kernels, schedule and coordinates, all trained together.
 
 In coordinates $z$ with $x = m + e^{\ell} \odot z$ the reference is the stationary process of variance one, and one
-network gives the laws of both steps that meet at a state,
+network gives the distributions of both steps that meet at a state,
 
 $$ F_k:\; z_{k+1} \sim \mathcal N\left(\sqrt{1 - b_k}\,z_k + b_k\,c^F_k(z_k),\; b_k e^{r^F_k(z_k)}\right), \qquad
    B_k:\; z_k \sim \mathcal N\left(\sqrt{1 - b_k}\,z_{k+1} + b_k\,c^B_k(z_{k+1}),\; b_k e^{r^B_k(z_{k+1})}\right), $$
@@ -14,7 +14,7 @@ features $\tanh(w_k z_i + v_k)$ of each coordinate alone: both end in zeros. So 
 plain DDS with a gate on the score, and $B$ as the OU process, with none. The gate of $F$ starts as
 $g_k = \prod_{j \ge k} (1 - b_j)^{3/2}$: if $\gamma$ is the reference times $e^f$, with a small Hermite polynomial $f$
 of degree $n$, the exact control is $\prod_{j \ge k} (1 - b_j)^{n/2}\, \nabla f$, and what whitening leaves of a target
-(`dds.whitening`) begins with degree 3. There the sampler is good before it is trained.
+(`dds.coordinates`) begins with degree 3. There the sampler is good before it is trained.
 
 The mean weight is `Z` for any of these choices. What they buy is variance: with fixed kernels the evidence
 lower bound stays $O(1/K)$ from `log Z` even for the best control; a network that adds to the state, but cannot
@@ -25,18 +25,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 
-from dds import ou, whitening
-from dds.checks import require
-from dds.types import OU, Kernel, KeyArray, Laws, Normal, Params, Row, Sampler, State, Target
+from dds import references
+from dds.checks import require, typed
+from dds.kernels import both_ways
+from dds.types import Kernel, KeyArray, Normal, Params, Row, State, Transitions
 
 HEADS = 6
 """The outputs of the network, of one number a coordinate each: u, a and r of both kernels."""
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def init(
     key: KeyArray, fractions: Float[Array, " steps"], dim: int, *, width: int = 64, depth: int = 2, features: int = 4
 ) -> dict[str, Params]:
@@ -52,7 +52,7 @@ def init(
         features: The number of features of each coordinate alone, at least 0.
 
     Returns:
-        The parameters, for `coordinates`, `process` and `kernel`.
+        The parameters, for `coordinates`, `fractions` and `kernel`.
 
     Raises:
         ValueError: If `dim` or `depth` is below 1, `width` or `features` below 0, or a fraction is outside (0, 1).
@@ -60,14 +60,15 @@ def init(
     Example:
         >>> from dds import schedules
         >>> params = init(jax.random.key(0), schedules.constant(8, total=3.0), 2)
-        >>> process(params).fractions.shape
+        >>> fractions(params).shape
         (8,)
     """
     for name, size in (("dim", dim), ("depth", depth)):
         require(size >= 1, name, size, "at least 1")
     for name, size in (("width", width), ("features", features)):
         require(size >= 0, name, size, "at least 0")
-    fractions = ou.process(fractions, 1.0).fractions
+    fractions = references.ou(fractions, dim).rows
+    require(fractions.size >= 1, "fractions", "none", "one or more")
     states = fractions.size + 1
     initialise = jax.nn.initializers.lecun_normal() if width else jax.nn.initializers.zeros
     own_key, *keys = jax.random.split(key, depth + 2)
@@ -94,15 +95,15 @@ def init(
     }
 
 
-@jaxtyped(typechecker=beartype)
-def coordinates(params: dict[str, Params]) -> Normal:
-    r"""The law $\mathcal N(m, e^{2\ell})$ in whose coordinates the process runs: the learned prior.
+@typed
+def coordinates(params: Params) -> Normal:
+    r"""The learned coordinates $\mathcal N(m, e^{2\ell})$ that the process runs in: the learned prior.
 
     Args:
         params: The parameters, of `init`.
 
     Returns:
-        The law; `dds.normal.reparameterise` leads from `z` back to `x`.
+        The coordinates, $x = m + e^{\ell} z$.
 
     Example:
         >>> from dds import schedules
@@ -112,41 +113,39 @@ def coordinates(params: dict[str, Params]) -> Normal:
     return Normal(params["coordinates"]["mean"], jnp.exp(params["coordinates"]["log_scale"]))
 
 
-@jaxtyped(typechecker=beartype)
-def process(params: dict[str, Params]) -> OU:
-    """The reference process, with the learned schedule and variance one.
+@typed
+def fractions(params: Params) -> Float[Array, " steps"]:
+    """The learned schedule, for `dds.references.ou`.
 
     Args:
         params: The parameters, of `init`.
 
     Returns:
-        The process.
+        The noise fractions of the steps.
 
     Example:
         >>> from dds import schedules
-        >>> float(process(init(jax.random.key(0), schedules.constant(2, total=1.0), 2)).sigma)
-        1.0
+        >>> fractions(init(jax.random.key(0), schedules.constant(2, total=1.0), 2)).tolist()
+        [0.5, 0.5]
     """
-    return ou.process(jax.nn.sigmoid(params["logits"]), 1.0)
+    return jax.nn.sigmoid(params["logits"])
 
 
-@jaxtyped(typechecker=beartype)
-def kernel(
-    params: dict[str, Params], score: Callable[[State], State], *, bound: float = 10.0, reach: float = 20.0
-) -> Kernel:
+@typed
+def kernel(params: Params, score: Callable[[State], State], *, bound: float = 10.0, reach: float = 20.0) -> Kernel:
     r"""The learned kernels of both directions.
 
     Args:
         params: The parameters, of `init`.
-        score: The score of the target in the learned coordinates. Gradients flow through it: cut off,
-            the gradient of the loss is biased.
+        score: The score of the target in the coordinates of the process. Gradients flow through it: cut off, the
+            gradient of the loss is biased.
         bound: The bound on $a$ and $r$, $r \to \beta \tanh(r / \beta)$, positive: without it a state far out is squared
             at every step, and one wild path makes an infinite weight.
         reach: How far out the network tells states apart, in standard deviations of the prior, positive. Beyond, where
             no path has trained it, it says what it says there.
 
     Returns:
-        The kernels, as laws of innovations.
+        The kernels.
 
     Raises:
         ValueError: If `bound` or `reach` is not positive.
@@ -154,18 +153,15 @@ def kernel(
     Example:
         >>> from dds import schedules
         >>> params = init(jax.random.key(0), schedules.constant(8, total=3.0), 2)
-        >>> laws = kernel(params, lambda z: -z)
-        >>> laws.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], laws.rows)).denoising.mean.tolist()
+        >>> start = kernel(params, lambda z: -z)
+        >>> start.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], start.rows)).forward.mean.tolist()
         [0.0, 0.0]
     """
     require(bound > 0, "bound", bound, "positive")
     require(reach > 0, "reach", reach, "positive")
-    fractions = process(params).fractions
-    # Of the last state there is no step ahead, of the first none back: what stands there is not used.
-    steps = {"ahead": jnp.append(fractions, fractions[-1]), "back": jnp.append(fractions[0], fractions)}
 
-    def apply(z: State, row: Row) -> Laws:
-        rows, steps = row
+    def apply(z: State, row: Row) -> Transitions:
+        rows, (ahead, back) = row
         x = reach * jnp.tanh(z / reach)
         for i, (layer, bias) in enumerate(zip(params["layers"], rows["biases"], strict=True)):
             y = jax.nn.gelu(x @ layer + bias)
@@ -176,42 +172,13 @@ def kernel(
         slope = z + score(z)
         size = jnp.sqrt(jnp.mean(slope**2) + jnp.finfo(z.dtype).tiny)
 
-        def law(fraction, gate, shift, stretch, log_variance) -> Normal:
+        def innovation(fraction, gate, shift, stretch, log_variance) -> Normal:
             stretch, log_variance = (bound * jnp.tanh(head / bound) for head in (stretch, log_variance))
             tamed = slope / (1 + jnp.sqrt(fraction) * size)
             control = shift + stretch * z + gate * tamed
             return Normal(jnp.sqrt(fraction) * control, jnp.exp(0.5 * log_variance))
 
-        return Laws(law(steps["ahead"], rows["gates"][0], *heads[:3]), law(steps["back"], rows["gates"][1], *heads[3:]))
+        forward = innovation(ahead, rows["gates"][0], *heads[:3])
+        return Transitions(forward, innovation(back, rows["gates"][1], *heads[3:]))
 
-    return Kernel((params["rows"], steps), apply)
-
-
-@jaxtyped(typechecker=beartype)
-def sampler(
-    params: dict[str, Params], target: Target, *, bound: float = 10.0, reach: float = 20.0
-) -> tuple[Sampler, Target]:
-    """The sampler of the learned process, and the target in the coordinates that it runs in.
-
-    Args:
-        params: The parameters, of `init`.
-        target: The target, in its own coordinates.
-        bound: As in `kernel`.
-        reach: As in `kernel`.
-
-    Returns:
-        The sampler, and the target whose log density its weights need.
-
-    Example:
-        >>> from dds import losses, schedules, targets
-        >>> from dds.sampler import sample_path
-        >>> params = init(jax.random.key(0), schedules.constant(8, total=3.0), 2)
-        >>> law, moved = sampler(params, targets.gaussian(jnp.zeros(2), jnp.eye(2)))
-        >>> path = sample_path(jax.random.key(1), law)
-        >>> round(float(losses.log_weight(path, law.reference, moved.log_density)), 5) + 0.0
-        0.0
-    """
-    moved = whitening.whiten(target, coordinates(params))
-    reference = process(params)
-    prior = ou.stationary(reference, target.dim)
-    return Sampler(prior, reference, kernel(params, jax.grad(moved.log_density), bound=bound, reach=reach)), moved
+    return Kernel((params["rows"], both_ways(fractions(params))), apply)

@@ -5,42 +5,42 @@ For any prior $p_0$, denoising kernels $F_k$, noising kernels $B_k$ and number o
 $$ \log w = \log \gamma(y_K) + \sum_k \log B_k(y_k \mid y_{k+1}) - \log p_0(y_0) - \sum_k \log F_k(y_{k+1} \mid y_k)
    \quad\text{has}\quad \mathbb E[w] = Z. $$
 
-The reference process satisfies detailed balance with its stationary law $\pi = \mathcal N(0, \sigma^2 I)$, so with
-its steps $R_k$, $R_k(y_k \mid y_{k+1})\,\pi(y_{k+1}) = R_k(y_{k+1} \mid y_k)\,\pi(y_k)$, and
+The reference process and its reversal satisfy
+$R_k(y_{k+1} \mid y_k)\,\pi_k(y_k) = R^*_k(y_k \mid y_{k+1})\,\pi_{k+1}(y_{k+1})$, so
 
-$$ \log w = \log\frac{\gamma(y_K)}{\pi(y_K)} + \log\frac{\pi(y_0)}{p_0(y_0)}
-   + \sum_k \log \frac{R_k(y_{k+1} \mid y_k)}{F_k(y_{k+1} \mid y_k)}
-   + \sum_k \log \frac{B_k(y_k \mid y_{k+1})}{R_k(y_k \mid y_{k+1})}, $$
+$$ \log w = \log\frac{\gamma(y_K)}{\pi_K(y_K)} + \log\frac{\pi_0(y_0)}{p_0(y_0)}
+   - \sum_k \log \frac{F_k(y_{k+1} \mid y_k)}{R_k(y_{k+1} \mid y_k)}
+   + \sum_k \log \frac{B_k(y_k \mid y_{k+1})}{R^*_k(y_k \mid y_{k+1})}, $$
 
-the paper's form: for DDS the last sum is zero and each term of the first is $-\sqrt{b_k}\,u \cdot \epsilon_k / \sigma -
-b_k \lVert u \rVert^2 / 2\sigma^2$. It is the one computed here, for in it no two large numbers cancel.
+the paper's form: for DDS the last sum is zero and each term of the first is $\sqrt{b_k}\,u \cdot \epsilon_k +
+b_k \lVert u \rVert^2 / 2$. It is the one computed here, for in it no two large numbers cancel. A path brings all of it
+but $\gamma$.
 
-| loss | paths | view |
-|---|---|---|
-| reverse KL, the paper's | `sample_path` | `reverse_kl` |
-| the same with the sticking-the-landing gradient | `sample_path(..., freeze_laws=True)` | `reverse_kl` |
-| forward KL | `retrace` of a `noise_path` from points of the target | `forward_kl` |
-| log-variance | `retrace` of a trajectory under `jax.lax.stop_gradient` | `log_variance` |
+A loss is a function of `(sampler, key)`; what else it takes is bound by `functools.partial` or a closure.
+
+| loss | paths |
+|---|---|
+| `reverse_kl`, the paper's; also with the sticking-the-landing gradient | the sampler's own |
+| `forward_kl` | noised from points of the target |
+| `log_variance` | the sampler's own, as constants |
 """
 
 import jax
 import jax.numpy as jnp
-from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 
-from dds import normal, ou
-from dds.checks import require
-from dds.types import OU, LogDensity, Normal, Path, Scalar, State
+from dds.checks import require, typed
+from dds.paths import noise_path, retrace, sample_path
+from dds.types import KeyArray, LogDensity, LogWeights, Path, Sampler, Scalar
 
 
-@jaxtyped(typechecker=beartype)
-def log_weight(path: Path, reference: OU, log_density: LogDensity) -> Scalar:
+@typed
+def log_weight(path: Path, log_density: LogDensity) -> Scalar:
     r"""The log importance weight of one path, $\log w$ with $\mathbb E[w] = Z$ over the paths of the sampler.
 
     Args:
-        path: The path, of `dds.sampler.sample_path` or `dds.sampler.retrace`.
-        reference: The reference process of the sampler.
-        log_density: The log density of the target, unnormalised.
+        path: The path, of `dds.paths.sample_path`, `noise_path` or `retrace`.
+        log_density: The log density of the target, unnormalised, in the user's coordinates.
 
     Returns:
         The log weight.
@@ -49,45 +49,65 @@ def log_weight(path: Path, reference: OU, log_density: LogDensity) -> Scalar:
         Vargas, Grathwohl and Doucet (2023), section 3.
 
     Example:
-        >>> from dds import ou, reversal, sampler, schedules, types
-        >>> reference = ou.process(schedules.cosine(8, total=2.0), 1.0)
-        >>> zero = reversal.denoising_kernel(reference, lambda y, k: jnp.zeros_like(y))
-        >>> prior = ou.stationary(reference, 2)
-        >>> path = sampler.sample_path(jax.random.key(0), types.Sampler(prior, reference, zero))
-        >>> float(log_weight(path, reference, lambda x: normal.log_density(prior, x)))
-        0.0
+        >>> from dds import families, normal
+        >>> family = families.importance(normal.standard(2))
+        >>> path = sample_path(jax.random.key(0), family.sampler(family.init(jax.random.key(0))))
+        >>> float(log_weight(path, lambda x: normal.log_density(normal.standard(2), x) + 3))
+        3.0
     """
-    (states, innovations), prior, denoising, noising = path
-    stationary = ou.stationary(reference, states.shape[1])
-    terminal = log_density(states[-1]) - normal.log_density(stationary, states[-1])
-    initial = normal.log_ratio(stationary, prior, states[0])
-    log_w = terminal + initial - _log_departure(denoising, innovations)
-    if noising is None:
-        return log_w
-    fractions = reference.fractions[:, None]
-    back = jnp.sqrt(fractions) * states[:-1] / reference.sigma - jnp.sqrt(1 - fractions) * innovations
-    return log_w + _log_departure(noising, back)
+    steps = jnp.sum(path.log_backward - path.log_forward)
+    return log_density(path.x) - path.log_end + path.log_start + steps
 
 
-def _log_departure(laws: Normal, innovations: Float[Array, "steps dim"]) -> Scalar:
-    """How much likelier innovations are under given laws than under the reference process, summed over the steps."""
-
-    def step(law: Normal, innovation: State) -> Scalar:
-        reference = Normal(jnp.zeros_like(innovation), jnp.ones((), innovation.dtype))
-        return normal.log_ratio(law, reference, innovation)
-
-    return jnp.sum(jax.vmap(step)(laws, innovations))
-
-
-@jaxtyped(typechecker=beartype)
-def reverse_kl(log_weights: Float[Array, " paths"]) -> Scalar:
-    r"""The paper's loss, $-\frac1N \sum_n \log w_n$.
-
-    It estimates the Kullback-Leibler divergence from the law of the sampler's paths to that of the noised target, less
-    $\log Z$.
+@typed
+def log_weights(
+    sampler: Sampler, key: KeyArray, log_density: LogDensity, paths: int, *, stick_the_landing: bool = False
+) -> LogWeights:
+    """Log weights of many paths of a sampler, all at once: the start of a loss of your own.
 
     Args:
-        log_weights: Log weights of paths of the sampler, with gradients flowing through the paths.
+        sampler: The sampler.
+        key: The random key.
+        log_density: The log density of the target.
+        paths: The number of paths, at least 1.
+        stick_the_landing: As in `dds.paths.sample_path`.
+
+    Returns:
+        The log weights.
+
+    Raises:
+        ValueError: If `paths` is below 1.
+
+    Example:
+        >>> from dds import families, normal
+        >>> family = families.importance(normal.standard(2))
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> log_weights(sampler, jax.random.key(1), lambda x: -x @ x, 10).shape
+        (10,)
+    """
+    require(paths >= 1, "paths", paths, "at least 1")
+
+    def one(key: KeyArray) -> Scalar:
+        return log_weight(sample_path(key, sampler, stick_the_landing=stick_the_landing), log_density)
+
+    return jax.vmap(one)(jax.random.split(key, paths))
+
+
+@typed
+def reverse_kl(
+    sampler: Sampler, key: KeyArray, *, log_density: LogDensity, paths: int, stick_the_landing: bool = True
+) -> Scalar:
+    r"""The paper's loss, $-\frac1N \sum_n \log w_n$ over paths of the sampler.
+
+    It estimates the Kullback-Leibler divergence from the distribution of the sampler's paths to that of the noised
+    target, less $\log Z$.
+
+    Args:
+        sampler: The sampler.
+        key: The random key.
+        log_density: The log density of the target.
+        paths: The number of paths, at least 1.
+        stick_the_landing: Whether the gradient is the sticking-the-landing one, of less variance near the optimum.
 
     Returns:
         The loss, the negative of the ELBO.
@@ -96,43 +116,74 @@ def reverse_kl(log_weights: Float[Array, " paths"]) -> Scalar:
         Vargas, Grathwohl and Doucet (2023), section 3.
 
     Example:
-        >>> float(reverse_kl(jnp.array([-1.0, -3.0])))
-        2.0
+        >>> from dds import families, normal
+        >>> family = families.importance(normal.standard(2))
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> def log_density(x):
+        ...     return normal.log_density(normal.standard(2), x) + 3
+        >>> float(reverse_kl(sampler, jax.random.key(1), log_density=log_density, paths=10))
+        -3.0
     """
-    return -jnp.mean(log_weights)
+    return -jnp.mean(log_weights(sampler, key, log_density, paths, stick_the_landing=stick_the_landing))
 
 
-@jaxtyped(typechecker=beartype)
-def forward_kl(log_weights: Float[Array, " paths"]) -> Scalar:
-    r"""The loss that covers modes, $\frac1N \sum_n \log w_n$ over paths noised back from points of the target.
+@typed
+def forward_kl(
+    sampler: Sampler, key: KeyArray, *, log_density: LogDensity, points: Float[Array, "points dim"], paths: int
+) -> Scalar:
+    r"""The loss that covers modes, $\frac1N \sum_n \log w_n$ over paths noised from points of the target.
 
-    It estimates the Kullback-Leibler divergence from the law of the noised target to that of the sampler's paths, plus
-    $\log Z$. Where the sampler does not go, it is large; but it needs points of the target, as of
-    `dds.exploration.temper`, and is as right as they are.
+    It estimates the Kullback-Leibler divergence from the distribution of the noised target to that of the sampler's
+    paths, plus $\log Z$. Where the sampler does not go, it is large; but it needs points of the target, as of
+    `dds.smc.temper`, and is as right as they are.
 
     Args:
-        log_weights: Log weights of paths noised back, with gradients flowing through the paths.
+        sampler: The sampler.
+        key: The random key.
+        log_density: The log density of the target.
+        points: Points of the target, in the user's coordinates.
+        paths: The number of paths, at least 1; each starts from one of the points, drawn at random.
 
     Returns:
         The loss, the EUBO if the points are exact.
+
+    Raises:
+        ValueError: If `paths` is below 1.
 
     References:
         Blessing, Jia, Esslinger, Vargas and Neumann (2024), section 3, for the divergence.
 
     Example:
-        >>> float(forward_kl(jnp.array([-1.0, -3.0])))
-        -2.0
+        >>> from dds import families, normal
+        >>> family = families.importance(normal.standard(2))
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> def log_density(x):
+        ...     return normal.log_density(normal.standard(2), x) + 3
+        >>> float(forward_kl(sampler, jax.random.key(1), log_density=log_density, points=jnp.eye(2), paths=10))
+        3.0
     """
-    return jnp.mean(log_weights)
+    require(paths >= 1, "paths", paths, "at least 1")
+    choose_key, noise_key = jax.random.split(key)
+    x = jax.random.choice(choose_key, points, (paths,))
+
+    def one(key: KeyArray, x) -> Scalar:
+        return log_weight(noise_path(key, sampler, x), log_density)
+
+    return jnp.mean(jax.vmap(one)(jax.random.split(noise_key, paths), x))
 
 
-@jaxtyped(typechecker=beartype)
-def log_variance(log_weights: Float[Array, " paths"]) -> Scalar:
+@typed
+def log_variance(sampler: Sampler, key: KeyArray, *, log_density: LogDensity, paths: int) -> Scalar:
     r"""The log-variance loss, $\mathrm{Var}_n[\log w_n]$ over paths that carry no gradient themselves.
 
+    All steps of a path are evaluated in one call, without a scan, and no activations are stored between steps. Paths of
+    another origin are retraced in the same way: three lines with `dds.paths.retrace`.
+
     Args:
-        log_weights: Log weights of two or more paths, of any origin, retraced from trajectories under
-            `jax.lax.stop_gradient`.
+        sampler: The sampler.
+        key: The random key.
+        log_density: The log density of the target.
+        paths: The number of paths, at least 2.
 
     Returns:
         The loss, unbiased for the variance.
@@ -144,8 +195,18 @@ def log_variance(log_weights: Float[Array, " paths"]) -> Scalar:
         Richter and Berner (2024), section 3.
 
     Example:
-        >>> float(log_variance(jnp.array([-1.0, -3.0])))
-        2.0
+        >>> from dds import families, normal
+        >>> family = families.importance(normal.standard(2))
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> def log_density(x):
+        ...     return normal.log_density(normal.standard(2), x) + 3
+        >>> float(log_variance(sampler, jax.random.key(1), log_density=log_density, paths=10))
+        0.0
     """
-    require(log_weights.size >= 2, "log_weights", f"{log_weights.size} of them", "two or more")
-    return jnp.var(log_weights, ddof=1)
+    require(paths >= 2, "paths", paths, "two or more")
+
+    def one(key: KeyArray) -> Scalar:
+        states = jax.lax.stop_gradient(sample_path(key, sampler).states)
+        return log_weight(retrace(states, sampler), log_density)
+
+    return jnp.var(jax.vmap(one)(jax.random.split(key, paths)), ddof=1)

@@ -9,18 +9,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 
-from dds.checks import require
-from dds.types import KeyArray, Network, Params, Row, State
+from dds.checks import require, typed
+from dds.types import KeyArray, Network, Params, Point, Row, State
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def mlp(
     dim: int,
-    score: Callable[[State], State],
+    score: Callable[[State], Point],
     *,
+    inputs: int | None = None,
     width: int = 64,
     depth: int = 2,
     activation: Callable[[Float[Array, "..."]], Float[Array, "..."]] = jax.nn.gelu,
@@ -33,8 +33,9 @@ def mlp(
     MLP and of the gate start at zero, so that training starts from the reference process.
 
     Args:
-        dim: The dimension of the state, at least 1.
-        score: The score of the target, `jax.grad(log_density)`.
+        dim: The dimension of the control, at least 1.
+        score: The score of the target, from a state: `jax.grad(log_density)` where a state is a point.
+        inputs: The dimension of a state; by default that of the control.
         width: The units of every hidden layer, at least 1.
         depth: The hidden layers of the MLP, at least 1.
         activation: The activation.
@@ -48,7 +49,7 @@ def mlp(
         The network.
 
     Raises:
-        ValueError: If `dim`, `width` or `depth` is below 1, or `score_clip` is not positive.
+        ValueError: If `dim`, `inputs`, `width` or `depth` is below 1, or `score_clip` is not positive.
 
     References:
         Vargas, Grathwohl and Doucet (2023), section 4, after Zhang and Chen (2022).
@@ -60,7 +61,8 @@ def mlp(
         >>> network.apply(params, jnp.ones(2), jax.tree.map(lambda row: row[0], rows)).tolist()
         [0.0, 0.0]
     """
-    for name, size in (("dim", dim), ("width", width), ("depth", depth)):
+    inputs = dim if inputs is None else inputs
+    for name, size in (("dim", dim), ("inputs", inputs), ("width", width), ("depth", depth)):
         require(size >= 1, name, size, "at least 1")
     require(score_clip is None or score_clip > 0, "score_clip", score_clip, "positive or None")
 
@@ -73,7 +75,7 @@ def mlp(
             "phase": jnp.zeros(width),
             "embedding": embedding,
             "gate": [*gate, _zeros(width, dim)],
-            "from_state": _dense(next(keys), dim, width)["weight"],
+            "from_state": _dense(next(keys), inputs, width)["weight"],
             "from_time": _dense(next(keys), width, width),
             "hidden": hidden,
             "out": _zeros(width, dim),
@@ -93,7 +95,7 @@ def mlp(
             x = activation(_affine(layer, x))
         return _affine(last, x)
 
-    def apply(params: Params, y: State, row: Row) -> State:
+    def apply(params: Params, y: State, row: Row) -> Point:
         slope = score(y)
         slope = jax.lax.stop_gradient(slope) if stop_score else slope
         slope = slope if score_clip is None else jnp.clip(slope, -score_clip, score_clip)

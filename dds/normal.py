@@ -1,70 +1,87 @@
-r"""Normal laws of one point: $\mathcal N(m, S S^\top)$ with a scalar, diagonal or lower-triangular scale $S$.
+r"""Normal distributions of one point, $\mathcal N(m, S S^\top)$ with a scalar, diagonal or lower-triangular scale $S$.
 
-Every law of the library is one of these: the prior, a step of the forward process, a denoising step.
+Every distribution of the library is one of these: the prior, the marginals of the reference process, each step. As a
+map of noise, $x = m + S \epsilon$, the same data are a choice of coordinates: `compose` joins two of them,
+`standardise` inverts one, and `pull_back` takes a density to them.
 """
 
 import jax
 import jax.numpy as jnp
-from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 
-from dds.types import KeyArray, Normal, Scalar, State
+from dds.checks import typed
+from dds.types import KeyArray, LogDensity, Normal, Scalar, State
 
 
-@jaxtyped(typechecker=beartype)
-def path_noise(key: KeyArray, count: int, like: State) -> Float[Array, "count dim"]:
-    """Standard normal noise for all points of a path, in one draw.
+@typed
+def standard(dim: int) -> Normal:
+    r"""$\mathcal N(0, I)$; as coordinates, those of the user.
+
+    Args:
+        dim: The dimension, at least 1.
+
+    Returns:
+        The distribution.
+
+    Example:
+        >>> standard(2).mean.tolist()
+        [0.0, 0.0]
+    """
+    return Normal(jnp.zeros(dim), jnp.ones(()))
+
+
+@typed
+def path_noise(key: KeyArray, count: int, dim: int) -> Float[Array, "count dim"]:
+    """Standard normal noise for all steps of a path, in one draw.
 
     Args:
         key: The random key.
-        count: The number of points.
-        like: A point, for its dimension and type.
+        count: The number of steps.
+        dim: The numbers that a step needs.
 
     Returns:
-        The noise, one row a point.
+        The noise, one row per step.
 
     Example:
-        >>> path_noise(jax.random.key(0), 5, jnp.zeros(2)).shape
+        >>> path_noise(jax.random.key(0), 5, 2).shape
         (5, 2)
     """
     # The long axis last: XLA's CPU code for the generator runs along it in vector instructions, and compiles faster.
-    return jax.random.normal(key, (like.size, count), like.dtype).T
+    return jax.random.normal(key, (dim, count)).T
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def reparameterise(normal: Normal, noise: State) -> State:
     r"""Turns standard normal noise into a draw, $x = m + S \epsilon$.
 
     Args:
-        normal: The law.
-        noise: Standard normal noise, one number a coordinate.
+        normal: The distribution.
+        noise: Standard normal noise, one number per coordinate.
 
     Returns:
         The draw.
 
     Example:
-        >>> law = Normal(jnp.array([1.0, 2.0]), jnp.array(3.0))
-        >>> reparameterise(law, jnp.array([0.0, 1.0])).tolist()
+        >>> reparameterise(Normal(jnp.array([1.0, 2.0]), jnp.array(3.0)), jnp.array([0.0, 1.0])).tolist()
         [1.0, 5.0]
     """
     triangular = jnp.ndim(normal.scale) == 2
     return normal.mean + (normal.scale @ noise if triangular else normal.scale * noise)
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def standardise(normal: Normal, x: State) -> State:
     r"""The noise that gives a point, $\epsilon = S^{-1}(x - m)$: the inverse of `reparameterise`.
 
     Args:
-        normal: The law.
+        normal: The distribution.
         x: The point.
 
     Returns:
         The noise.
 
     Example:
-        >>> law = Normal(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))
-        >>> standardise(law, jnp.array([4.0, 2.0])).tolist()
+        >>> standardise(Normal(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])), jnp.array([4.0, 2.0])).tolist()
         [1.0, 0.0]
     """
     residual = x - normal.mean
@@ -73,60 +90,105 @@ def standardise(normal: Normal, x: State) -> State:
     return residual / normal.scale
 
 
-@jaxtyped(typechecker=beartype)
+@typed
+def compose(outer: Normal, inner: Normal) -> Normal:
+    r"""Two affine maps as one, $\epsilon \mapsto m + S (m' + S' \epsilon)$.
+
+    Args:
+        outer: The map that comes last, $m$ and $S$.
+        inner: The map that comes first, $m'$ and $S'$.
+
+    Returns:
+        The map, also the distribution of `outer`'s points when `inner` is that of its noise.
+
+    Example:
+        >>> both = compose(Normal(jnp.ones(2), jnp.array(2.0)), Normal(jnp.ones(2), jnp.array(3.0)))
+        >>> both.mean.tolist(), float(both.scale)
+        ([3.0, 3.0], 6.0)
+    """
+    match jnp.ndim(outer.scale), jnp.ndim(inner.scale):
+        case 2, 2:
+            scale = outer.scale @ inner.scale
+        case 1, 2:
+            scale = outer.scale[:, None] * inner.scale
+        case _:  # a scalar, or the columns of a factor times the entries of a diagonal
+            scale = outer.scale * inner.scale
+    return Normal(reparameterise(outer, inner.mean), scale)
+
+
+@typed
+def pull_back(normal: Normal, log_density: LogDensity) -> LogDensity:
+    r"""A density in the coordinates of a distribution, $\log \gamma(m + S z) + \log \det S$, with the same integral.
+
+    Args:
+        normal: The distribution.
+        log_density: The log density $\log \gamma$.
+
+    Returns:
+        The log density of $z$.
+
+    Example:
+        >>> wide = Normal(jnp.ones(2), jnp.array(3.0))
+        >>> flat = pull_back(wide, lambda x: log_density(wide, x))
+        >>> bool(jnp.isclose(flat(jnp.ones(2)), log_density(standard(2), jnp.ones(2))))
+        True
+    """
+    return lambda z: log_density(reparameterise(normal, z)) + log_determinant(normal)
+
+
+@typed
 def log_determinant(normal: Normal) -> Scalar:
     r"""$\log \det S$.
 
     Args:
-        normal: The law.
+        normal: The distribution.
 
     Returns:
         The log-determinant of the scale, half that of the covariance.
 
     Example:
-        >>> float(log_determinant(Normal(jnp.zeros(3), jnp.array(1.0))))
+        >>> float(log_determinant(standard(3)))
         0.0
     """
     return jnp.sum(jnp.log(_diagonal(normal)))
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def log_density(normal: Normal, x: State) -> Scalar:
     r"""$\log \mathcal N(x; m, S S^\top)$, normalised.
 
     Args:
-        normal: The law.
+        normal: The distribution.
         x: The point.
 
     Returns:
         The log density.
 
     Example:
-        >>> round(float(log_density(Normal(jnp.zeros(1), jnp.array(1.0)), jnp.zeros(1))), 4)
+        >>> round(float(log_density(standard(1), jnp.zeros(1))), 4)
         -0.9189
     """
     noise = standardise(normal, x)
     return -0.5 * jnp.sum(noise**2) - log_determinant(normal) - 0.5 * x.size * jnp.log(2 * jnp.pi)
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def log_ratio(numerator: Normal, denominator: Normal, x: State) -> Scalar:
-    r"""$\log p(x) - \log q(x)$ of two normal laws, without the loss of precision of subtracting the two.
+    r"""$\log p(x) - \log q(x)$ of two normal distributions, without the loss of precision of subtracting the two.
 
     With $r$ and $s$ the noises that give $x$ under $p$ and $q$, it is
-    $\tfrac12 \sum_i (s_i - r_i)(s_i + r_i) + \log\det S_q - \log\det S_p$: exactly zero when the laws are the same.
+    $\tfrac12 \sum_i (s_i - r_i)(s_i + r_i) + \log\det S_q - \log\det S_p$: exactly zero when they are the same.
 
     Args:
-        numerator: The law `p`.
-        denominator: The law `q`.
+        numerator: The distribution `p`.
+        denominator: The distribution `q`.
         x: The point.
 
     Returns:
         The log ratio.
 
     Example:
-        >>> law = Normal(jnp.zeros(2), jnp.array(2.0))
-        >>> float(log_ratio(law, law, jnp.ones(2)))
+        >>> float(log_ratio(standard(2), standard(2), jnp.ones(2)))
         0.0
     """
     p, q = standardise(numerator, x), standardise(denominator, x)

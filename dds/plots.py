@@ -16,8 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,7 +28,7 @@ from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from PIL import Image
 
-from dds.checks import require
+from dds.checks import require, typed
 from dds.types import LogDensity
 
 Interval: TypeAlias = tuple[float | int, float | int]
@@ -58,7 +57,7 @@ class Grid(NamedTuple):
     density: Float[np.ndarray, "rows columns"]
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def limits(
     samples: Float[Array | np.ndarray, "samples 2"], *, coverage: float | int = 0.99, margin: float | int = 0.05
 ) -> tuple[Interval, Interval]:
@@ -95,7 +94,7 @@ def limits(
     return (x_low, x_high), (y_low, y_high)
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def density_grid(
     log_density: LogDensity,
     x_limits: Interval,
@@ -150,7 +149,7 @@ def density_grid(
     return Grid(x, y, _integrate_to_one(cells, x_limits, y_limits) if log_z is None else cells * np.exp(top - log_z))
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def histogram_grid(
     samples: Float[Array | np.ndarray, "samples 2"],
     x_limits: Interval,
@@ -205,7 +204,7 @@ def histogram_grid(
     return Grid(x, y, _integrate_to_one(kernel @ counts @ kernel.T, x_limits, y_limits))
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def scatter(
     samples: Float[Array | np.ndarray, "samples 2"],
     reference: Float[Array | np.ndarray, "references 2"] | None = None,
@@ -255,7 +254,7 @@ def scatter(
     return figure
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def heat_map(
     grid: Grid,
     samples: Float[Array | np.ndarray, "samples 2"] | None = None,
@@ -294,7 +293,7 @@ def heat_map(
     return figure
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def surface(
     grid: Grid,
     *,
@@ -343,7 +342,7 @@ def surface(
     return figure
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def training_history(
     losses: Float[Array | np.ndarray, " updates"], *, log_z: float | int | None = None, window: int | None = None
 ) -> Figure:
@@ -399,7 +398,7 @@ def training_history(
     return figure
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def animate(
     path: str | PathLike,
     states: Float[Array | np.ndarray, "frames particles 2"],

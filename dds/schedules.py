@@ -10,13 +10,12 @@ $= \alpha^2 T$. A learned schedule needs no function: any array in $(0, 1)$ will
 
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 
-from dds.checks import require, require_values
+from dds.checks import require, require_values, typed
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def cosine(steps: int, *, total: float, offset: float = 0.008) -> Float[Array, " steps"]:
     r"""The paper's schedule: ever smaller steps.
 
@@ -48,7 +47,7 @@ def cosine(steps: int, *, total: float, offset: float = 0.008) -> Float[Array, "
     return _normalise(np.cos(0.5 * np.pi * phase) ** 4, total)
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def linear(steps: int, *, total: float, last: float = 0.01) -> Float[Array, " steps"]:
     r"""Fractions that fall linearly, $b_k \propto 1 - (1 - r)\,\frac{k}{K - 1}$.
 
@@ -75,7 +74,7 @@ def linear(steps: int, *, total: float, last: float = 0.01) -> Float[Array, " st
     return _normalise(np.linspace(1.0, last, steps), total)
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def constant(steps: int, *, total: float) -> Float[Array, " steps"]:
     """The same fraction at every step, `b_k = total / K`.
 
@@ -102,11 +101,12 @@ def _require_steps(steps: int) -> None:
 
 
 def _normalise(shape: np.ndarray, total: float) -> Float[Array, " steps"]:
-    fractions = total * shape / shape.sum()
+    # In the precision in which they are used, where a fraction near 1 is rounded to it.
+    fractions = np.asarray(total * shape / shape.sum(), dtype=jnp.result_type(float))
     require_values(
         lambda b: (b > 0) & (b < 1),
         f"every noise fraction b_k (total = {total} over {len(shape)} steps)",
         fractions,
         "in (0, 1)",
     )
-    return jnp.asarray(fractions, dtype=jnp.result_type(float))
+    return jnp.asarray(fractions)

@@ -8,17 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from beartype import beartype
-from jaxtyping import Array, Float, Int, jaxtyped
+from jaxtyping import Array, Float, Int
 
-from dds.checks import require, require_scalar
-from dds.types import KeyArray, Params, Scalar
-
-Loss = Callable[[Params, KeyArray], Scalar]
-"""A loss of the parameters and a key."""
+from dds.checks import require, require_scalar, typed
+from dds.types import Family, KeyArray, Loss, Params
 
 
-class State(NamedTuple):
+class TrainingState(NamedTuple):
     """All that training depends on.
 
     Attributes:
@@ -45,37 +41,39 @@ class Fit(NamedTuple):
     Attributes:
         params: The trained parameters.
         losses: The loss at each update of this run.
-        state: Where training stands: give it to `resume` to go on.
+        state: Where training stands: give it to `resume` to go on, or save it.
     """
 
     params: Params
     losses: Float[np.ndarray, " updates"]
-    state: State
+    state: TrainingState
 
 
-Callback = Callable[[State, Float[np.ndarray, " block"]], bool | None]
+Callback = Callable[[TrainingState, Float[np.ndarray, " block"]], bool | None]
 """What is called between blocks of updates, with the state and the losses of the block; `True` stops the training."""
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def fit(
     key: KeyArray,
-    params: Params,
+    family: Family,
     loss: Loss,
     optimiser: optax.GradientTransformation,
     updates: int,
     *,
+    params: Params = None,
     block: int = 100,
     callback: Callback | None = None,
 ) -> Fit:
-    """Minimises a loss.
+    """Trains a family of samplers: minimises a loss of the sampler over its parameters.
 
     Args:
         key: The random key of the whole training.
-        params: The initial parameters; they are copied, and stay yours.
-        loss: The loss of parameters and a key, to be compiled and differentiated.
+        family: What is trained.
+        loss: The loss of a sampler and a key, to be compiled and differentiated.
         optimiser: Any optax optimiser.
         updates: The number of updates, at least 1.
+        params: Parameters to start from, copied; by default those of `family.init`.
         block: The number of updates in a row in compiled code, at least 1. It does not change the result.
         callback: Called between blocks with the state and the losses of the block; training stops if it returns
             `True`. The state is valid until it returns, for its memory is then used again: copy what you keep.
@@ -85,22 +83,57 @@ def fit(
         and optimiser as they are, and are counted in `state.skipped`.
 
     Raises:
-        ValueError: If `updates` or `block` is below 1, or `loss` does not return a floating-point scalar.
+        ValueError: If `updates` or `block` is below 1, `params` are not like those of the family, or `loss` does not
+            return a floating-point scalar.
 
     Example:
-        >>> def loss(params, key):
-        ...     return jnp.sum((params - jax.random.normal(key, (2,))) ** 2)
-        >>> run = fit(jax.random.key(0), jnp.ones(2), loss, optax.sgd(0.01), 500)
+        >>> family = Family(lambda key: jnp.ones(2), lambda params: params)  # a toy: no sampler at all
+        >>> def loss(sampler, key):
+        ...     return jnp.sum((sampler - jax.random.normal(key, (2,))) ** 2)
+        >>> run = fit(jax.random.key(0), family, loss, optax.sgd(0.01), 500)
         >>> run.losses.shape, bool(jnp.all(jnp.abs(run.params) < 0.5))
         ((500,), True)
     """
-    state = State(params, _guard(optimiser).init(params), key, jnp.zeros((), int))
-    return resume(state, loss, optimiser, updates, block=block, callback=callback)
+    return resume(
+        start(key, family, optimiser, params=params), family, loss, optimiser, updates, block=block, callback=callback
+    )
 
 
-@jaxtyped(typechecker=beartype)
+@typed
+def start(
+    key: KeyArray, family: Family, optimiser: optax.GradientTransformation, *, params: Params = None
+) -> TrainingState:
+    """The state before the first update.
+
+    Args:
+        key: The random key of the whole training.
+        family: What is trained.
+        optimiser: The optimiser.
+        params: Parameters to start from; by default those of `family.init`.
+
+    Returns:
+        The state: also a template for `dds.storage.load`.
+
+    Raises:
+        ValueError: If `params` are not like those of the family.
+
+    Example:
+        >>> family = Family(lambda key: jnp.ones(2), lambda params: params)
+        >>> int(start(jax.random.key(0), family, optax.sgd(0.01)).updates)
+        0
+    """
+    init_key, updates_key = jax.random.split(key)
+    if params is None:
+        params = family.init(init_key)
+    else:
+        _require_like("params", params, jax.eval_shape(family.init, init_key))
+    return TrainingState(params, _guard(optimiser).init(params), updates_key, jnp.zeros((), int))
+
+
+@typed
 def resume(
-    state: State,
+    state: TrainingState,
+    family: Family,
     loss: Loss,
     optimiser: optax.GradientTransformation,
     updates: int,
@@ -112,6 +145,7 @@ def resume(
 
     Args:
         state: Where training stands; it is copied, and stays yours.
+        family: The same family as before.
         loss: As in `fit`.
         optimiser: The same optimiser as before.
         updates: The number of updates to add, at least 1.
@@ -122,32 +156,49 @@ def resume(
         As `fit`; the losses are those of the added updates.
 
     Raises:
-        ValueError: As `fit`.
+        ValueError: As `fit`, and if the state is that of another family or another optimiser.
 
     Example:
-        >>> def loss(params, key):
-        ...     return jnp.sum((params - jax.random.normal(key, (2,))) ** 2)
-        >>> first = fit(jax.random.key(0), jnp.ones(2), loss, optax.adam(0.1), 10)
-        >>> second = resume(first.state, loss, optax.adam(0.1), 10)
-        >>> whole = fit(jax.random.key(0), jnp.ones(2), loss, optax.adam(0.1), 20)
+        >>> family = Family(lambda key: jnp.ones(2), lambda params: params)
+        >>> def loss(sampler, key):
+        ...     return jnp.sum((sampler - jax.random.normal(key, (2,))) ** 2)
+        >>> first = fit(jax.random.key(0), family, loss, optax.adam(0.1), 10)
+        >>> second = resume(first.state, family, loss, optax.adam(0.1), 10)
+        >>> whole = fit(jax.random.key(0), family, loss, optax.adam(0.1), 20)
         >>> bool(jnp.all(second.params == whole.params))
         True
     """
     require(updates >= 1, "updates", updates, "at least 1")
     require(block >= 1, "block", block, "at least 1")
-    require_scalar(jax.eval_shape(loss, state.params, state.key), "loss")
+    params = jax.eval_shape(family.init, state.key)
+    _require_like("the parameters of state", state.params, params)
+    _require_like("the optimiser's part of state", state.optimiser, jax.eval_shape(_guard(optimiser).init, params))
+    require_scalar(
+        jax.eval_shape(lambda *given: loss(family.sampler(given[0]), given[1]), state.params, state.key), "loss"
+    )
 
     state = jax.tree.map(jnp.copy, state)
     history: list[np.ndarray] = []
     done = 0
     while done < updates:
         count = min(block, updates - done)
-        state, losses = _run_block(loss, optimiser, block, state, count)
+        state, losses = _run_block(family, loss, optimiser, block, state, count)
         history.append(np.asarray(losses)[:count])
         done += count
         if callback is not None and callback(state, history[-1]):
             break
     return Fit(state.params, np.concatenate(history), state)
+
+
+def _require_like(argument: str, tree: Params, like: Params) -> None:
+    came, expected = (jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf).name), x) for x in (tree, like))
+    is_leaf = lambda pair: isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], str)  # noqa: E731
+    pairs = [jax.tree_util.tree_leaves_with_path(x, is_leaf=is_leaf) for x in (came, expected)]
+    first, second = ({jax.tree_util.keystr(path): leaf for path, leaf in pair} for pair in pairs)
+    differ = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+    if differ:
+        name = differ[0]
+        require(False, f"{argument}{name}", first.get(name, "nothing"), f"{second.get(name, 'absent')}")
 
 
 def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -156,18 +207,26 @@ def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformat
 
 # The number of updates is an argument, not a shape: a last, shorter block runs the same program, so how training is
 # cut into blocks leaves every bit as it is.
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def _run_block(
-    loss: Loss, optimiser: optax.GradientTransformation, block: int, state: State, count: int | Int[Array, ""]
+    family: Family,
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    block: int,
+    state: TrainingState,
+    count: int | Int[Array, ""],
 ):
     guarded = _guard(optimiser)
 
-    def update(i: Int[Array, ""], carry: tuple[State, Float[Array, " block"]]):
+    def value_of(params: Params, key: KeyArray):
+        return loss(family.sampler(params), key)
+
+    def update(i: Int[Array, ""], carry: tuple[TrainingState, Float[Array, " block"]]):
         (params, optimiser_state, key, updates), losses = carry
-        value, gradient = jax.value_and_grad(loss)(params, jax.random.fold_in(key, updates))
+        value, gradient = jax.value_and_grad(value_of)(params, jax.random.fold_in(key, updates))
         change, optimiser_state = guarded.update(gradient, optimiser_state, params)
-        state = State(optax.apply_updates(params, change), optimiser_state, key, updates + 1)
+        state = TrainingState(optax.apply_updates(params, change), optimiser_state, key, updates + 1)
         return state, losses.at[i].set(value)
 
-    dtype = jax.eval_shape(loss, state.params, state.key).dtype
+    dtype = jax.eval_shape(value_of, state.params, state.key).dtype
     return jax.lax.fori_loop(0, count, update, (state, jnp.zeros(block, dtype)))

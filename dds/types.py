@@ -8,13 +8,21 @@ Time runs in *sampling order*: `y_0` is drawn from the prior, `y_K` is the sampl
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from jaxtyping import Array, Float, Key
 
-Scalar: TypeAlias = Float[Array, ""]
-"""A floating-point scalar array."""
+Scalar: TypeAlias = Float[Array | np.ndarray, ""]
+"""A floating-point array without axes."""
 
-State: TypeAlias = Float[Array, " dim"]
-"""One point of the space that is sampled."""
+State: TypeAlias = Float[Array | np.ndarray, " dim"]
+"""One state of a path, or one point of any space."""
+
+Point: TypeAlias = Float[Array | np.ndarray, " point"]
+"""A point of the space that is sampled where a state can be more than that, as with momenta; and what has one number for
+each of its coordinates: an innovation, a control, the noise of a step."""
+
+LogWeights: TypeAlias = Float[Array | np.ndarray, " paths"]
+"""Log weights of independent paths."""
 
 KeyArray: TypeAlias = Key[Array, ""]
 """A new-style random key, as `jax.random.key` makes it."""
@@ -23,17 +31,17 @@ Params: TypeAlias = Any
 """Any PyTree of arrays: what an optimiser trains."""
 
 Row: TypeAlias = Any
-"""Any PyTree of arrays: what a control or a kernel needs to know of one step, besides the state."""
+"""Any PyTree of arrays: what a kernel, a control or a reference needs to know of one step, besides the state."""
 
 LogDensity: TypeAlias = Callable[[State], Scalar]
 """An unnormalised log density, `log gamma(x)`."""
 
-Control: TypeAlias = Callable[[State, Row], State]
+Control: TypeAlias = Callable[[State, Row], Point]
 """A control `u(y, k)`: what is added to the reference drift at a state; `k` is an index or a row of a table."""
 
 
 class Normal(NamedTuple):
-    """A normal law of one point.
+    """A normal distribution of one point; as a map of noise, `x = mean + scale * noise`, also a choice of coordinates.
 
     Attributes:
         mean: The mean, shape `(dim,)`.
@@ -45,32 +53,43 @@ class Normal(NamedTuple):
     scale: Float[Array, "..."]
 
 
-class OU(NamedTuple):
-    """The stationary Ornstein-Uhlenbeck process on `K` steps: the reference process, and the noising kernel of DDS.
+class Reference(NamedTuple):
+    """A Gaussian process on `K` steps, with its exact reversal: what kernels are written against.
+
+    A step is a bijection of pairs. It takes a state and standard normal noise to the next state and the noise with
+    which the reversed process would step back, `(y_k, zeta_k) -> (y_{k+1}, eta_k)`; these *innovations* are standard
+    normal under the reference, in either direction, and are computed without subtracting one state from another.
 
     Attributes:
-        fractions: The fraction `b_k` of the variance that step `k` renews, in `(0, 1)`, in sampling order.
-        sigma: The standard deviation of the stationary law `N(0, sigma^2 I)`.
+        start: The marginal of `y_0`.
+        end: The marginal of `y_K`.
+        rows: What the functions need to know of each step: a PyTree with leading axis `K`.
+        ahead: `(y_k, zeta_k, row_k) -> (y_{k+1}, eta_k)`.
+        back: `(y_{k+1}, eta_k, row_k) -> (y_k, zeta_k)`, the inverse of `ahead`.
+        innovations: `(y_k, y_{k+1}, row_k) -> (zeta_k, eta_k)`, by subtraction: for states from elsewhere.
     """
 
-    fractions: Float[Array, " steps"]
-    sigma: Scalar
+    start: Normal
+    end: Normal
+    rows: Row
+    ahead: Callable[[State, Point, Row], tuple[State, Point]]
+    back: Callable[[State, Point, Row], tuple[State, Point]]
+    innovations: Callable[[State, State, Row], tuple[Point, Point]]
 
 
-class Laws(NamedTuple):
-    """What a kernel says at one state `y_k`: the laws of the innovations of the two steps that meet there.
-
-    An innovation is how a step departs from the reference process, under which it is standard normal:
-    `(y_{k+1} - sqrt(1 - b_k) y_k) / (sigma sqrt(b_k))` for the step ahead, and
-    `(y_{k-1} - sqrt(1 - b_{k-1}) y_k) / (sigma sqrt(b_{k-1}))` for the step back.
+class Transitions(NamedTuple):
+    """What a kernel says at one state `y_k`: the distributions of the innovations of the two steps that meet there.
 
     Attributes:
-        denoising: The law of the step ahead, `F_k(y_{k+1} | y_k)`.
-        noising: The law of the step back, `B_{k-1}(y_{k-1} | y_k)`, or `None` for that of the reference process.
+        forward: That of the step ahead, `F_k(y_{k+1} | y_k)`.
+        backward: That of the step back, `B_{k-1}(y_{k-1} | y_k)`, or `None` for that of the reference process.
+        scored: What the step ahead is weighed by, where that is not `forward` itself: `forward` with its parameters as
+            constants, for the sticking-the-landing gradient.
     """
 
-    denoising: Normal
-    noising: Normal | None = None
+    forward: Normal
+    backward: Normal | None = None
+    scored: Normal | None = None
 
 
 class Kernel(NamedTuple):
@@ -78,54 +97,48 @@ class Kernel(NamedTuple):
 
     Attributes:
         rows: What the kernel needs to know of each state: a PyTree with leading axis `K + 1`.
-        apply: `(y_k, row_k) -> Laws`.
+        apply: `(y_k, row_k) -> Transitions`.
     """
 
-    rows: Any
-    apply: Callable[[State, Row], Laws]
+    rows: Row
+    apply: Callable[[State, Row], Transitions]
 
 
 class Sampler(NamedTuple):
-    """The choices that make a sampler: `p_0`, `B` and `F`.
+    """All that is needed to draw a path and to weigh it.
 
     Attributes:
-        prior: The law `p_0` of `y_0`.
-        reference: The stationary process that the kernels are written against.
+        prior: The distribution `p_0` of `y_0`.
+        reference: The process that the kernels are written against.
         kernel: The kernels `F_k` and `B_k`.
+        coordinates: Where the path ends, `x = m + S y_K`: from the coordinates of the path to those of the user. States
+            may have further coordinates, as momenta: these come last, and are standard normal in the target.
     """
 
     prior: Normal
-    reference: OU
+    reference: Reference
     kernel: Kernel
-
-
-class Trajectory(NamedTuple):
-    """The states of a path, and its innovations free of cancellation.
-
-    Attributes:
-        states: `y_0, ..., y_K`.
-        innovations: `(y_{k+1} - sqrt(1 - b_k) y_k) / (sigma sqrt(b_k))`, computed without subtracting one state from
-            another.
-    """
-
-    states: Float[Array, " steps+1 dim"]
-    innovations: Float[Array, "steps dim"]
+    coordinates: Normal
 
 
 class Path(NamedTuple):
-    """A trajectory and the laws that the sampler has along it: all that `log p_0`, `log F` and `log B` need.
+    """One path, and what its sampler says of it: all of its weight but the density of the target.
 
     Attributes:
-        trajectory: The states and innovations.
-        prior: The law of `y_0`.
-        denoising: The laws of the innovations of the steps ahead, with leading axis `K`.
-        noising: The laws of those of the steps back, with leading axis `K`, or `None` for the reference process.
+        states: `y_0, ..., y_K`, in the coordinates of the sampler.
+        x: The end of the path in the coordinates of the user.
+        log_start: `log pi_0(y_0) / p_0(y_0)`, with the reference's marginal `pi_0`.
+        log_forward: `log F_k / R_k` of each step, with the reference's step ahead `R_k`.
+        log_backward: `log B_k / R*_k` of each step, with the reference's step back `R*_k`.
+        log_end: `log pi_K` at the end, as a density of `x`.
     """
 
-    trajectory: Trajectory
-    prior: Normal
-    denoising: Normal
-    noising: Normal | None
+    states: Float[Array, " steps+1 state"]
+    x: Point
+    log_start: Scalar
+    log_forward: Float[Array, " steps"]
+    log_backward: Float[Array, " steps"]
+    log_end: Scalar
 
 
 class Network(NamedTuple):
@@ -141,8 +154,24 @@ class Network(NamedTuple):
     """
 
     init: Callable[[KeyArray], Params]
-    tabulate: Callable[[Params, int], Any]
-    apply: Callable[[Params, State, Row], State]
+    tabulate: Callable[[Params, int], Row]
+    apply: Callable[[Params, State, Row], Point]
+
+
+class Family(NamedTuple):
+    """A parametric family of samplers: what is trained.
+
+    Attributes:
+        init: `key -> params`.
+        sampler: `params -> Sampler`.
+    """
+
+    init: Callable[[KeyArray], Params]
+    sampler: Callable[[Params], Sampler]
+
+
+Loss: TypeAlias = Callable[[Sampler, KeyArray], Scalar]
+"""What training lowers: a function of a sampler and a key, `jax.grad` of which flows into the sampler's parameters."""
 
 
 class Target(NamedTuple):
@@ -153,9 +182,16 @@ class Target(NamedTuple):
         log_density: `log gamma(x)`, unnormalised.
         sample: `key -> x`, an exact sampler of `gamma / Z`, or `None`.
         log_z: The true `log Z`, or `None`.
+        log_z_error: The standard error of `log_z`: 0 where it is exact.
+        start: Where the target is looked for, a distribution wide enough to reach all modes; the standard normal if
+            `None`.
+        structure: `x -> PyTree`, from a point to the user's own parameters; the point itself if `None`.
     """
 
     dim: int
     log_density: LogDensity
     sample: Callable[[KeyArray], State] | None = None
     log_z: float | None = None
+    log_z_error: float = 0.0
+    start: Normal | None = None
+    structure: Callable[[State], Any] | None = None

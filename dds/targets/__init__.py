@@ -2,7 +2,7 @@
 
 from dds.targets.brownian import brownian, brownian_known_scales
 from dds.targets.cox import cox_process
-from dds.targets.custom import from_log_density
+from dds.targets.custom import from_log_density, from_numpyro, from_prior
 from dds.targets.forty_modes import forty_modes
 from dds.targets.funnel import funnel
 from dds.targets.gaussian import gaussian, gaussian_mixture
@@ -16,6 +16,8 @@ __all__ = [
     "cox_process",
     "forty_modes",
     "from_log_density",
+    "from_numpyro",
+    "from_prior",
     "funnel",
     "gaussian",
     "gaussian_mixture",

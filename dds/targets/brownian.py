@@ -3,11 +3,10 @@ r"""A Brownian motion that is observed with noise, except in the middle: a chain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 
 from dds import normal
-from dds.checks import require_shape
+from dds.checks import require_shape, typed
 from dds.targets._data import table
 from dds.types import KeyArray, Normal, Scalar, State, Target
 
@@ -18,7 +17,7 @@ OBSERVATION_SCALE = 0.15
 """The standard deviation of an observation of the motion with known scales."""
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def brownian() -> Target:
     r"""A Brownian motion with missing middle observations and unknown scales.
 
@@ -52,9 +51,9 @@ def brownian() -> Target:
     return Target(dim, log_density, log_z=1.187749)
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def brownian_known_scales() -> Target:
-    r"""A Brownian motion with missing middle observations and known scales: a normal law in many coordinates.
+    r"""A Brownian motion with missing middle observations and known scales: a normal distribution in many coordinates.
 
     From $z_0 = 0$, for $t = 1, \dots, 30$, and with $y_{11}, \dots, y_{20}$ missing,
 
@@ -87,8 +86,8 @@ def brownian_known_scales() -> Target:
 
     def sample(key: KeyArray) -> State:
         noise = jax.random.normal(key, (dim,))
-        law = Normal(jnp.asarray(mean, noise.dtype), jnp.asarray(factor, noise.dtype))
-        return normal.reparameterise(law, noise)
+        exact = Normal(jnp.asarray(mean, noise.dtype), jnp.asarray(factor, noise.dtype))
+        return normal.reparameterise(exact, noise)
 
     return Target(dim, log_density, sample, 5.613044)
 

@@ -1,12 +1,10 @@
-r"""A log-Gaussian Cox process: the law of a field of intensities given points, in as many dimensions as wanted."""
+r"""A log-Gaussian Cox process: a field of intensities given points, in as many dimensions as wanted."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
-from jaxtyping import jaxtyped
 
-from dds.checks import require, require_shape
+from dds.checks import require, require_shape, typed
 from dds.targets._data import table
 from dds.types import Scalar, State, Target
 
@@ -14,7 +12,7 @@ VARIANCE = 1.91
 """The variance of the log intensity at a place."""
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def cox_process(grid: int = 40) -> Target:
     r"""The log-Gaussian Cox process of the Finnish pines: 126 saplings in the unit square, on a grid of cells.
 

@@ -1,21 +1,19 @@
-r"""Neal's funnel: a normal law whose scale is itself random, a neck and a mouth of every width."""
+r"""Neal's funnel: a normal distribution whose scale is itself random, a neck and a mouth of every width."""
 
 import jax
 import jax.numpy as jnp
-from beartype import beartype
-from jaxtyping import jaxtyped
 
 from dds import normal
-from dds.checks import require, require_shape
+from dds.checks import require, require_shape, typed
 from dds.types import KeyArray, Normal, Scalar, State, Target
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def funnel(dim: int = 10, *, scale: float = 3.0) -> Target:
     r"""Neal's funnel, $v \sim \mathcal N(0, s^2)$ and $x_i \mid v \sim \mathcal N(0, e^v)$ for $i = 1, \dots, d - 1$.
 
-    The first coordinate is `v`. Its other coordinates have standard deviation $e^{v/2}$: the law of any two coordinates
-    that include `v` is the funnel in two dimensions.
+    The first coordinate is `v`. Its other coordinates have standard deviation $e^{v/2}$: the distribution of any two
+    coordinates that include `v` is the funnel in two dimensions.
 
     Args:
         dim: The dimension `d`, at least 2.
@@ -50,4 +48,4 @@ def funnel(dim: int = 10, *, scale: float = 3.0) -> Target:
         v = scale * noise[:1]
         return jnp.concatenate([v, jnp.exp(v / 2) * noise[1:]])
 
-    return Target(dim, log_density, sample, 0.0)
+    return Target(dim, log_density, sample, 0.0, start=Normal(jnp.zeros(dim), jnp.array(1.075)))

@@ -1,19 +1,18 @@
-"""Normal laws and mixtures of them: targets for which everything is known."""
+"""Normal distributions and mixtures of them: targets for which everything is known."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
-from jaxtyping import Array, Float, jaxtyped
+from jaxtyping import Array, Float
 
 from dds import normal
-from dds.checks import require, require_shape, require_values
+from dds.checks import require, require_shape, require_values, typed
 from dds.types import KeyArray, Normal, Scalar, State, Target
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def gaussian(mean: State, covariance: Float[Array, "dim dim"]) -> Target:
-    r"""The normal law $\mathcal N(m, C)$.
+    r"""The normal distribution $\mathcal N(m, C)$.
 
     Args:
         mean: The mean `m`.
@@ -31,22 +30,22 @@ def gaussian(mean: State, covariance: Float[Array, "dim dim"]) -> Target:
         -1.8379
     """
     symmetric = bool(np.allclose(covariance, covariance.T, rtol=1e-5))
-    law = Normal(mean, jnp.linalg.cholesky(covariance))
-    definite = bool(jnp.all(jnp.isfinite(law.scale)))
+    distribution = Normal(mean, jnp.linalg.cholesky(covariance))
+    definite = bool(jnp.all(jnp.isfinite(distribution.scale)))
     require(symmetric and definite, "covariance", covariance, "symmetric and positive definite")
     dim = mean.size
 
     def log_density(x: State) -> Scalar:
         require_shape(x, dim)
-        return normal.log_density(law, x)
+        return normal.log_density(distribution, x)
 
     def sample(key: KeyArray) -> State:
-        return normal.reparameterise(law, jax.random.normal(key, (dim,), mean.dtype))
+        return normal.reparameterise(distribution, jax.random.normal(key, (dim,), mean.dtype))
 
     return Target(dim, log_density, sample, 0.0)
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def gaussian_mixture(
     means: Float[Array, "modes dim"],
     scales: Float[Array, " modes"] | Float[Array, "modes dim"] | Float[Array, "modes dim dim"],
@@ -71,6 +70,7 @@ def gaussian_mixture(
         -1.6121
     """
     modes, dim = means.shape
+    require(modes >= 1, "means", "none", "one or more")
     diagonal = jnp.diagonal(scales, axis1=-2, axis2=-1) if scales.ndim == 3 else scales
     require_values(lambda s: s > 0, "scales", diagonal, "positive on the diagonal")
     weights = jnp.ones(modes, means.dtype) if weights is None else weights

@@ -3,14 +3,12 @@ r"""Copies of a double well: modes in the number of two to the power of the copi
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
-from jaxtyping import jaxtyped
 
-from dds.checks import require, require_shape
-from dds.types import KeyArray, Scalar, State, Target
+from dds.checks import require, require_shape, typed
+from dds.types import KeyArray, Normal, Scalar, State, Target
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def many_well(dim: int = 32) -> Target:
     r"""The many-well density: $d / 2$ independent copies of a double well in the plane.
 
@@ -59,7 +57,7 @@ def many_well(dim: int = 32) -> Target:
         well = jnp.interp(level, levels, places)
         return jnp.stack([well, jax.random.normal(noise_key, (copies,))], axis=1).ravel()
 
-    return Target(dim, log_density, sample, float(log_z))
+    return Target(dim, log_density, sample, float(log_z), start=Normal(jnp.zeros(dim), jnp.array(2.0)))
 
 
 def _log_well(x):

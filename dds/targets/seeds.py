@@ -3,16 +3,14 @@ r"""A logistic regression with a random effect for every plate: the scale of the
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beartype import beartype
-from jaxtyping import jaxtyped
 
 from dds import normal
-from dds.checks import require_shape
+from dds.checks import require_shape, typed
 from dds.targets._data import table
 from dds.types import Normal, Scalar, State, Target
 
 
-@jaxtyped(typechecker=beartype)
+@typed
 def seeds() -> Target:
     r"""Random-effect logistic regression on the Seeds data: how many of the seeds of 21 plates germinate.
 

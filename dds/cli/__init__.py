@@ -1,0 +1,1 @@
+"""The command: input and output around `dds.sample`; nothing imports it."""

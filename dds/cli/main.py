@@ -1,0 +1,175 @@
+"""What the command does, in order: read the options, choose, train, evaluate, write and show."""
+
+import math
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+
+import dds
+from dds import estimators, evaluation, recipes, results, storage, training
+from dds.checks import require
+from dds.cli import files, show, tracking
+from dds.cli.named import find_target
+
+EXAMPLES = """Examples: `python -m dds funnel` · `python -m dds forty_modes --seed 1` · `python -m dds
+my_module:log_density --dim 5` · `python -m dds --resume dds-output` · `python -m dds --load dds-output --samples
+100000`."""
+
+
+def run(
+    target: Annotated[str, tyro.conf.Positional] = "funnel",
+    *,
+    dim: int | None = None,
+    kernel: Literal["learned", "dds"] = "learned",
+    loss: Literal["reverse", "forward"] | None = None,
+    steps: int | None = None,
+    updates: int | None = None,
+    batch: int | None = None,
+    samples: int = 10_000,
+    seed: int = 0,
+    sigma: float | None = None,
+    noise: float | None = None,
+    whiten: bool = True,
+    width: int | None = None,
+    depth: int = 2,
+    learning_rate: float | None = None,
+    score_clip: float = 100.0,
+    stop_score: bool = False,
+    output: Path = Path("dds-output"),
+    pictures: bool = True,
+    track: Literal["wandb"] | None = None,
+    resume: Path | None = None,
+    load: Path | None = None,
+    version: bool = False,
+) -> None:
+    """Trains a denoising diffusion sampler on a target, reports log Z with its error and draws the samples.
+
+    Ctrl-C stops the training; what there is by then is evaluated and saved.
+
+    Args:
+        target: A name (funnel, gaussian, mixture, ionosphere, sonar, german_credit, seeds, brownian, cox_process,
+            many_well, forty_modes) or an importable log density, as my_module:log_density.
+        dim: The dimension. A name has its own; a log density needs it.
+        kernel: What is learned. "learned": both directions, the schedule and the coordinates. "dds": the control alone,
+            as published.
+        loss: The divergence that training lowers. "reverse": along the sampler's own paths. "forward", for learned
+            kernels: along paths noised from tempered particles. Without it, the one that fits: forward where the search
+            for coordinates finds several modes.
+        steps: The number of steps K from the prior to the target. This and other numbers of the training have their own
+            defaults for what is trained: a network, gates on the score alone (where the target is nearly normal in its
+            coordinates, or has many dimensions), a network on several modes, or dds.
+        updates: The number of updates of the parameters.
+        batch: The number of paths in an update.
+        samples: The number of samples that are drawn in the end.
+        seed: The seed of all randomness.
+        sigma: The standard deviation of the distribution that is wide enough to reach the target. A name has its own;
+            otherwise 1.
+        noise: The sum of the noise fractions of all steps, 3.7, or 2 for gates alone. The target's signal in
+            the prior is exp(-noise / 2).
+        whiten: Whether the learned kernel looks for coordinates in which the target is like a standard normal one.
+        width: The units of the network's hidden layers; 0 for gates alone.
+        depth: The number of the network's hidden layers.
+        learning_rate: The learning rate of Adam at its highest; it decays to a hundredth along a cosine.
+        score_clip: The bound on each coordinate of the target's score where the network of dds uses it.
+        stop_score: Whether no gradient flows through the score in dds: the paper's biased gradient.
+        output: The folder to write to; it is made if need be.
+        pictures: Whether to draw pictures and the animation.
+        track: Where to log the progress, the figures and the pictures. "wandb": Weights & Biases, in the output
+            folder, without an account or a network, unless WANDB_MODE is set.
+        resume: A folder in which a run was cut off: it goes on from its last block, with the options that it had.
+        load: A folder of a finished run: more samples are drawn from its sampler, with this seed, into the output
+            folder.
+        version: Whether to print the version and stop.
+    """
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    if version:
+        print(f"dds {dds.__version__}")
+        return
+    if load is not None:
+        draw_more(load, samples, seed, output)
+        return
+    begun = None
+    if resume is not None:
+        begun = files.Checkpoint.read(resume)
+        options = begun.options | {"output": str(resume)}
+    train_and_report(options, begun)
+
+
+def train_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> None:
+    """The main job: each line is a call that a Python user can make."""
+    console, output, started = Console(), Path(options["output"]), time.perf_counter()
+    named = check(options)
+    target, plane, labels = find_target(options["target"], options["dim"], options["sigma"])
+    files.prepare(output)
+    keys = jax.random.split(jax.random.key(options["seed"]), 5)
+    if begun is None:
+        with console.status("looking at the target"):
+            recipe = recipes.choose(keys[0], target, numbers=named, **chosen(options))
+        state, history = training.start(keys[1], recipe.family, recipe.optimiser), np.zeros(0)
+    else:
+        recipe, state, history = begun.restore(target)
+    observe = tracking.observer(options, recipe, target, keys[3], output)
+    fit = show.train(console, recipe, state, history, partial(files.checkpoint, output, options, recipe), observe)
+    storage.save(output / "parameters.npz", fit.params)
+    seconds = time.perf_counter() - started
+    result = results.evaluate(keys[2], target, recipe, fit, paths=options["samples"], seconds=seconds)
+    summary = files.write(output, options, result)
+    if options["pictures"]:
+        with console.status("drawing"):
+            show.paint(output, keys[4], result, plane, labels)
+    tracking.finish(observe, summary, output)
+    show.table(console, summary, result.report, output)
+
+
+def draw_more(folder: Path, samples: int, seed: int, output: Path) -> None:
+    """Draws from the sampler of a finished run."""
+    require(samples >= estimators.LEAST, "samples", samples, f"at least {estimators.LEAST}")
+    name, dim, sigma = files.target_of(folder)
+    target, _, _ = find_target(name, dim, sigma)
+    result = results.load(folder / "result.npz", target)
+    files.prepare(output)
+    draws = results.draw(jax.random.key(seed), result, samples)
+    report = evaluation.summarise(draws.log_weights, log_z_true=target.log_z, log_z_true_error=target.log_z_error)
+    files.write_samples(output, draws)
+    console = Console()
+    console.print(
+        f"log Z {report.log_z:.4f} ± {report.log_z_standard_error:.4f}, ESS {report.ess:.1%} of {samples} paths"
+    )
+    console.print(f"The verdict of the run was: {result.verdict}", soft_wrap=True)
+    console.print(f"Written to {(output / 'samples.npz').resolve()}.", soft_wrap=True)
+
+
+def check(options: dict[str, Any]) -> dict[str, Any]:
+    """What can be wrong with options, before anything is spent; and the numbers that were given."""
+    samples, seed, sigma = (options[name] for name in ("samples", "seed", "sigma"))
+    require(samples >= estimators.LEAST, "samples", samples, f"at least {estimators.LEAST}")
+    require(0 <= seed < 2**32, "seed", seed, "from 0 to 4294967295")
+    require(sigma is None or 0 < sigma < math.inf, "sigma", sigma, "positive and finite")
+    require(options["score_clip"] > 0, "score_clip", options["score_clip"], "positive")
+    names = ("steps", "updates", "batch", "learning_rate", "noise", "width", "depth")
+    given = {name: options[name] for name in names if options[name] is not None}
+    recipes.check(given, options["kernel"], options["loss"])
+    tracking.check(options["track"])
+    return given
+
+
+def chosen(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the choice that are not numbers."""
+    return {name: options[name] for name in ("kernel", "loss", "whiten", "score_clip", "stop_score")}
+
+
+def main() -> None:
+    """Runs the command; what the user got wrong is said in one line, without a traceback."""
+    try:
+        tyro.cli(run, prog="python -m dds", description=f"{run.__doc__.split('Args:')[0].strip()}\n\n{EXAMPLES}")
+    except (ValueError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted; --resume goes on with what was trained, if anything was.")

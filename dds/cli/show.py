@@ -1,0 +1,109 @@
+"""What the command shows: progress, pictures and the table of figures."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dds import paths, plots, progress, training
+from dds.evaluation import Report
+from dds.recipes import Recipe
+from dds.results import BLOCK, Result
+from dds.types import KeyArray, Target
+
+
+def train(
+    console: Console,
+    recipe: Recipe,
+    state: training.TrainingState,
+    history: np.ndarray,
+    keep: Callable[[training.TrainingState, np.ndarray], None],
+    observe: Callable[[training.TrainingState, np.ndarray], None] | None,
+) -> training.Fit:
+    """Trains from a state to the end of a recipe, keeps each block, and stops on Ctrl-C or SIGTERM."""
+    shown = (progress.bar if console.is_terminal else progress.lines)(recipe, console)
+    stopped, losses = False, [history]
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal stopped
+        stopped = True
+        console.print("Stopping at the end of this block; once more to give up.")
+        signal.signal(number, previous[number])
+
+    def callback(state: training.TrainingState, block: np.ndarray) -> bool:
+        losses.append(block)
+        keep(state, np.concatenate(losses))
+        shown(state, block)
+        if observe is not None:
+            observe(state, block)
+        return stopped
+
+    left = recipe.updates - int(state.updates)
+    if left == 0:
+        return training.Fit(state.params, history, state)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        family, loss, optimiser = recipe[:3]
+        fit = training.resume(state, family, loss, optimiser, left, block=BLOCK, callback=callback)
+    finally:
+        getattr(shown, "close", lambda: None)()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return fit._replace(losses=np.concatenate(losses))
+
+
+def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, labels: tuple[str, str]) -> None:
+    """Draws the pictures and the animation of the first two coordinates."""
+    bound, report = result.recipe.bound, result.report
+    plots.training_history(result.history, log_z=report.log_z_true, bound=bound).savefig(output / "training.png")
+    if result.target.dim < 2:
+        return
+    points, exact = np.asarray(result.samples)[:, :2], None
+    path_key, exact_key = jax.random.split(key)
+    if result.target.sample is not None:
+        exact = jax.jit(jax.vmap(result.target.sample))(jax.random.split(exact_key, len(points)))[:, :2]
+    x_limits, y_limits = plots.limits(points if exact is None else exact, coverage=0.97)
+    if plane is None:
+        grid = plots.histogram_grid(points, x_limits, y_limits, log_weights=result.log_weights)
+    else:
+        grid = plots.density_grid(plane.log_density, x_limits, y_limits, log_z=plane.log_z)
+    limits = {"x_limits": x_limits, "y_limits": y_limits, "labels": labels}
+    plots.scatter(points[:2000], None if exact is None else exact[:2000], **limits).savefig(output / "samples.png")
+    if exact is not None:
+        plots.scatter(exact[:2000], names=("exact", "exact"), **limits).savefig(output / "exact.png")
+    plots.heat_map(grid, points[:500], labels=labels).savefig(output / "density.png")
+    plots.surface(grid, labels=labels).savefig(output / "surface.png")
+
+    def positions(key: KeyArray):
+        return paths.positions(paths.sample_path(key, result.sampler).states, result.sampler)[:, :2]
+
+    states = jax.jit(jax.vmap(positions))(jax.random.split(path_key, 500))
+    plots.animate(output / "animation.gif", jnp.swapaxes(states, 0, 1), grid, labels=labels)
+
+
+def table(console: Console, summary: dict[str, Any], figures: Report, output: Path) -> None:
+    """Prints the figures as a table, the verdict and where everything lies."""
+    shown = Table(title=f"{summary['target']}, {summary['dim']} dimensions, {summary['steps']} steps")
+    shown.add_column("")
+    shown.add_column("", justify="right")
+    shown.add_row("log Z", f"{figures.log_z:.4f} ± {figures.log_z_standard_error:.4f}")
+    if figures.log_z_true is not None:
+        shown.add_row("true log Z", f"{figures.log_z_true:.4f}")
+    shown.add_row("ELBO", f"{figures.elbo:.4f}")
+    if figures.eubo is not None:
+        shown.add_row("EUBO", f"{figures.eubo:.4f}")
+    shown.add_row("ESS", f"{figures.ess:.1%}")
+    if figures.forward_ess is not None:
+        shown.add_row("ESS from exact samples", f"{figures.forward_ess:.1%}")
+    shown.add_row("Pareto k", f"{figures.pareto_k:.2f}")
+    shown.add_row("seconds, of training", f"{summary['seconds']:.1f}, {summary['seconds_of_training']:.1f}")
+    shown.add_row("updates", f"{summary['updates']} ({summary['skipped_updates']} skipped)")
+    console.print(shown)
+    console.print(summary["verdict"])
+    console.print(f"Written to {output.resolve()}.", soft_wrap=True)

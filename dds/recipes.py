@@ -1,0 +1,365 @@
+"""Recipes: what is trained, by which loss, how long and why; and the choice of one that suits a target.
+
+A recipe is data. `choose` looks at the target and makes one; `build` makes one of a `Plan`, which is all of a recipe
+but the functions, and can be saved. One of your own is a `Recipe` of your own functions.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from dds import coordinates, estimators, families, losses, networks, normal, schedules, smc
+from dds.checks import require, typed
+from dds.types import Family, KeyArray, Loss, Normal, Target
+
+
+class Numbers(NamedTuple):
+    """The numbers of a training.
+
+    Attributes:
+        steps: The steps `K` of a path.
+        updates: The updates of the parameters.
+        batch: The paths of an update.
+        learning_rate: The highest learning rate of Adam.
+        noise: The sum of the noise fractions of all steps.
+        width: The units of the network's hidden layers; 0 for no network.
+        depth: The number of its hidden layers.
+    """
+
+    steps: int
+    updates: int
+    batch: int
+    learning_rate: float
+    noise: float
+    width: int
+    depth: int = 2
+
+
+class Plan(NamedTuple):
+    """All of a recipe but its functions.
+
+    Attributes:
+        kind: The key of `DEFAULTS` whose functions are meant.
+        why: Why this recipe, in a sentence.
+        numbers: The numbers.
+        coordinates: The coordinates that the sampler starts from.
+        points: Points of the target for the forward loss, or `None` for the reverse loss.
+        evaluations: The evaluations of the density that went into the choice.
+        score_clip: For "dds", the bound on each coordinate of the score.
+        stop_score: For "dds", whether no gradient flows through the score.
+    """
+
+    kind: str
+    why: str
+    numbers: Numbers
+    coordinates: Normal
+    points: Float[Array, "points dim"] | None = None
+    evaluations: int = 0
+    score_clip: float = 100.0
+    stop_score: bool = False
+
+
+class Recipe(NamedTuple):
+    """What is trained, and how.
+
+    Attributes:
+        family: What is trained.
+        loss: What training lowers.
+        optimiser: The optimiser.
+        updates: The number of updates.
+        why: Why this recipe, in a sentence.
+        bound: What the loss estimates: "ELBO" with its sign changed, or "EUBO".
+        evaluations: The evaluations of the density: those of the choice, and those of all updates.
+        plan: The data that `build` can make it of again, or `None`.
+    """
+
+    family: Family
+    loss: Loss
+    optimiser: optax.GradientTransformation
+    updates: int
+    why: str
+    bound: Literal["ELBO", "EUBO"] = "ELBO"
+    evaluations: tuple[int, int] = (0, 0)
+    plan: Plan | None = None
+
+
+# Modes are learned side by side, which is quick with many steps, and they ask for many; along its own paths a network
+# learns best from many paths of few steps; gates have few parameters to learn, and many steps make them good.
+DEFAULTS = {
+    "network": Numbers(steps=8, updates=2500, batch=256, learning_rate=1e-2, noise=3.7, width=64),
+    "gates": Numbers(steps=64, updates=500, batch=128, learning_rate=3e-3, noise=2.0, width=0),
+    "gates in many dimensions": Numbers(steps=16, updates=200, batch=32, learning_rate=3e-3, noise=2.0, width=0),
+    "modes": Numbers(steps=16, updates=3000, batch=128, learning_rate=1e-2, noise=3.7, width=64),
+    "dds": Numbers(steps=128, updates=2000, batch=100, learning_rate=5e-3, noise=3.7, width=64),
+}
+"""The numbers of each kind of recipe."""
+
+HEAD_START = 0.5
+"""The effective sample size of the untrained sampler from which gates on the score are enough."""
+
+POINTS = 10_000
+"""The number of tempered particles that the forward loss trains on."""
+
+
+@typed
+def choose(
+    key: KeyArray,
+    target: Target,
+    *,
+    kernel: Literal["learned", "dds"] = "learned",
+    loss: Literal["reverse", "forward"] | None = None,
+    whiten: bool = True,
+    score_clip: float = 100.0,
+    stop_score: bool = False,
+    numbers: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Looks at a target and chooses a recipe.
+
+    It looks for coordinates and for several modes (`dds.coordinates.search`). With one mode, it trains along the
+    sampler's own paths, gates on the score alone where the untrained sampler is good already or the dimension is high,
+    else a network. With several, or where no normal fit was found, it trains on tempered particles.
+
+    Args:
+        key: The random key.
+        target: The target.
+        kernel: What is learned: everything (`dds.families.learned`), or the control alone as published.
+        loss: The loss; by default the one that fits.
+        whiten: Whether to look for coordinates.
+        score_clip: For "dds", as in `dds.networks.mlp`.
+        stop_score: For "dds", as in `dds.networks.mlp`.
+        numbers: Numbers in place of the defaults, by the names of `Numbers`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If a number is out of its range, or `loss` is "forward" with the kernel "dds".
+
+    Example:
+        >>> from dds import targets
+        >>> recipe = choose(jax.random.key(0), targets.funnel(2), kernel="dds", numbers={"steps": 8, "noise": 2.0})
+        >>> recipe.plan.numbers.steps, recipe.why
+        (8, 'the control alone is learned, as published')
+    """
+    given = dict(numbers or {})
+    check(given, kernel, loss)
+    search_key, points_key, pilot_key = jax.random.split(key, 3)
+    start = starting_point(target)
+    if kernel == "dds":
+        why = "the control alone is learned, as published"
+        return build(
+            Plan("dds", why, DEFAULTS["dds"]._replace(**given), start, None, 0, score_clip, stop_score), target
+        )
+
+    found = coordinates.Search(start, True, False, None, "the coordinates are the user's", 0)
+    if whiten:
+        found = coordinates.search(search_key, target.log_density, start)
+    evaluations = found.evaluations
+    if loss == "forward" or (loss is None and (found.several_modes or not found.fitted)):
+        cover = start if whiten else found.coordinates
+        points, _, _, cost = smc.temper(points_key, target.log_density, cover, POINTS)
+        place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0)) if found.several_modes else found.coordinates
+        if whiten and not found.fitted:
+            place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
+        why = f"{found.finding}, so a network is trained on {POINTS} tempered particles"
+        return build(Plan("modes", why, DEFAULTS["modes"]._replace(**given), place, points, evaluations + cost), target)
+
+    kind, reason = "network", "a network is trained along the sampler's own paths"
+    if "width" in given:
+        kind = "network" if given["width"] else "gates"
+        reason = "the width was given"
+    elif target.dim > coordinates.DENSE:
+        kind, reason = "gates in many dimensions", "in many dimensions gates on the score are trained, few times"
+    else:
+        pilot = build(Plan("gates", "", DEFAULTS["gates"], found.coordinates), target)
+        ess = _pilot(pilot.family, target.log_density, pilot_key)
+        evaluations += 1000 * (DEFAULTS["gates"].steps + 2)
+        if ess > HEAD_START:
+            kind, reason = "gates", f"1000 untrained paths are worth {1000 * ess:.0f}: gates on the score are enough"
+    why = f"{found.finding}; {reason}"
+    return build(Plan(kind, why, DEFAULTS[kind]._replace(**given), found.coordinates, None, evaluations), target)
+
+
+@typed
+def build(plan: Plan, target: Target) -> Recipe:
+    """Makes the functions of a plan.
+
+    Args:
+        plan: The plan.
+        target: The target.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If a number is out of its range, or the coordinates are of another dimension.
+
+    Example:
+        >>> from dds import targets
+        >>> plan = Plan("network", "an example", DEFAULTS["network"], normal.standard(2))
+        >>> build(plan, targets.funnel(2)).updates
+        2500
+    """
+    numbers, place, log_density = plan.numbers, plan.coordinates, target.log_density
+    require(place.mean.size == target.dim, "the dimension of the coordinates", place.mean.size, f"{target.dim}")
+    _require_memory(numbers, target.dim)
+    if plan.kind == "dds":
+        score = jax.grad(normal.pull_back(place, log_density))
+        shape = {"width": numbers.width, "depth": numbers.depth}
+        network = networks.mlp(target.dim, score, score_clip=plan.score_clip, stop_score=plan.stop_score, **shape)
+        family = families.dds(network, schedules.cosine(numbers.steps, total=numbers.noise), place)
+    else:
+        fractions = schedules.constant(numbers.steps, total=numbers.noise)
+        shape = {"width": numbers.width, "depth": numbers.depth, "features": 4 if numbers.width else 0}
+        family = families.learned(log_density, fractions, place, **shape)
+    if plan.points is None:
+        loss = partial(losses.reverse_kl, log_density=log_density, paths=numbers.batch)
+    else:
+        loss = partial(losses.forward_kl, log_density=log_density, points=plan.points, paths=numbers.batch)
+    warm_up = min(100, numbers.updates // 10)
+    rate, length = numbers.learning_rate, max(numbers.updates, warm_up + 1)
+    rates = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, length, rate / 100)
+    return Recipe(
+        family,
+        loss,
+        optax.chain(observed_norm(), optax.clip_by_global_norm(1.0), optax.adam(rates)),
+        numbers.updates,
+        plan.why,
+        "ELBO" if plan.points is None else "EUBO",
+        (plan.evaluations, numbers.updates * numbers.batch * (numbers.steps + 2)),
+        plan,
+    )
+
+
+@typed
+def starting_point(target: Target) -> Normal:
+    """Where a target is looked for: its `start`, or the standard normal.
+
+    Args:
+        target: The target.
+
+    Returns:
+        The distribution.
+
+    Example:
+        >>> from dds import targets
+        >>> round(float(starting_point(targets.funnel(2)).scale), 3)
+        1.075
+    """
+    return normal.standard(target.dim) if target.start is None else jax.tree.map(jnp.asarray, target.start)
+
+
+def observed_norm() -> optax.GradientTransformation:
+    """Leaves gradients as they are, and keeps the global norm of the last: the first part of the optimiser's state.
+
+    Returns:
+        The transformation.
+
+    Example:
+        >>> keep = observed_norm()
+        >>> float(keep.update(jnp.array([3.0, 4.0]), keep.init(jnp.zeros(2)))[1])
+        5.0
+    """
+
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None):
+        return updates, optax.tree.norm(updates)
+
+    return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
+
+
+@typed
+def describe(plan: Plan) -> dict[str, Any]:
+    """A plan without its arrays, as what JSON can hold: with them, `template` brings it back.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The description.
+
+    Example:
+        >>> plan = Plan("network", "an example", DEFAULTS["network"], normal.standard(2))
+        >>> template(describe(plan)).numbers == plan.numbers
+        True
+    """
+    arrays = {"mean": plan.coordinates.mean, "scale": plan.coordinates.scale, "points": plan.points}
+    shapes = {name: None if x is None else [list(x.shape), x.dtype.name] for name, x in arrays.items()}
+    rest = plan._replace(numbers=plan.numbers._asdict(), coordinates=None, points=None)._asdict()  # pyright: ignore
+    return rest | {"arrays": shapes}
+
+
+@typed
+def template(description: dict[str, Any]) -> Plan:
+    """A plan of a description, with zeros for its arrays.
+
+    Args:
+        description: What `describe` made.
+
+    Returns:
+        The plan.
+
+    Example:
+        >>> template(describe(Plan("gates", "an example", DEFAULTS["gates"], normal.standard(2)))).kind
+        'gates'
+    """
+    rest = {name: value for name, value in description.items() if name != "arrays"}
+    named = description["arrays"].items()
+    arrays = {name: None if kind is None else jnp.zeros(kind[0], kind[1]) for name, kind in named}
+    place = Normal(arrays["mean"], arrays["scale"])
+    return Plan(**rest)._replace(numbers=Numbers(**rest["numbers"]), coordinates=place, points=arrays["points"])
+
+
+@typed
+def check(numbers: Mapping[str, Any], kernel: str, loss: str | None) -> None:
+    """Whether numbers are in their ranges and fit in memory, whichever kind of recipe will be chosen.
+
+    Args:
+        numbers: Numbers by the names of `Numbers`.
+        kernel: As in `choose`.
+        loss: As in `choose`.
+
+    Raises:
+        ValueError: If not so.
+
+    Example:
+        >>> check({"steps": 0}, "learned", None)
+        Traceback (most recent call last):
+        ValueError: steps must be at least 1, got 0.
+    """
+    unknown = sorted(set(numbers) - set(Numbers._fields))
+    require(not unknown, "numbers", unknown, f"of {', '.join(Numbers._fields)}")
+    for name in ("steps", "updates", "batch", "depth"):
+        require(name not in numbers or numbers[name] >= 1, name, numbers.get(name), "at least 1")
+    least = int(kernel == "dds")
+    require(numbers.get("width", least) >= least, "width", numbers.get("width"), f"at least {least}")
+    rate = numbers.get("learning_rate", 1.0)
+    require(0 < rate < float("inf"), "learning_rate", rate, "positive and finite")
+    require(kernel == "learned" or loss != "forward", "loss", loss, "reverse with the dds kernel")
+    for kind, default in DEFAULTS.items():
+        if (kind == "dds") == (kernel == "dds"):
+            all_numbers = default._replace(**numbers)
+            _require_memory(all_numbers, 1)
+            (schedules.cosine if kind == "dds" else schedules.constant)(all_numbers.steps, total=all_numbers.noise)
+
+
+def _require_memory(numbers: Numbers, dim: int) -> None:
+    """Refuses a training whose states and parameters are larger than the memory of the machine."""
+    states = 4 * numbers.batch * numbers.steps * dim * 8
+    parameters = 4 * 4 * (numbers.steps * (numbers.depth * numbers.width + 40 * dim) + numbers.width**2 * numbers.depth)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    came = f"{numbers.steps} x {numbers.batch} paths of {dim} dimensions: about {(states + parameters) / 2**30:.0f} GiB"
+    require(states + parameters < memory, "steps and batch", came, f"less than the {memory / 2**30:.0f} GiB of memory")
+
+
+def _pilot(family: Family, log_density, key: KeyArray) -> float:
+    """The effective sample size of the untrained sampler."""
+    init_key, paths_key = jax.random.split(key)
+    sampler = family.sampler(family.init(init_key))
+    log_w = jax.jit(lambda key: losses.log_weights(sampler, key, log_density, 1000))(paths_key)
+    return float(estimators.effective_sample_size(log_w))
