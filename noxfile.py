@@ -90,4 +90,4 @@ def install(session: nox.Session, group: str, *packages: str) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
-    session.run("pytest", "--jaxtyping-packages=dds,beartype.beartype", *arguments, *session.posargs, env=env)
+    session.run("pytest", *arguments, *session.posargs, env=env)

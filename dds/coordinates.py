@@ -186,7 +186,7 @@ def search(key: KeyArray, log_density: LogDensity, start: Normal) -> Search:
     noise = jax.random.normal(bound_key, (256, dim), start.mean.dtype)
     bounds = [float(_bound(log_density, noise, either)) for either in (fit, start)]
     evaluations += 2 * len(noise)
-    if not (bool(definite) and np.isfinite(bounds[0]) and not bounds[0] <= bounds[1]):
+    if not (bool(definite) and np.isfinite(bounds[0]) and not bounds[0] < bounds[1] - 0.1):
         return Search(start, False, False, None, "no normal fit is better than the start", evaluations)
     if not dense:
         finding = f"a normal fit at the mode; above {DENSE} dimensions other modes are not looked for"

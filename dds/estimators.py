@@ -76,8 +76,7 @@ def eubo(log_weights: LogWeights) -> Estimate:
     r"""The evidence upper bound, $\mathbb E_{\text{target}}[\log w] \ge \log Z$.
 
     Args:
-        log_weights: Log weights of paths noised from exact samples of the target: `dds.sampler.noise_path`, then
-            `dds.sampler.retrace`.
+        log_weights: Log weights of paths noised from exact samples of the target, as `dds.paths.noise_path` draws them.
 
     Returns:
         The mean and its standard error.
@@ -146,7 +145,8 @@ def resample(key: KeyArray, log_weights: LogWeights, count: int) -> Int[Array, "
         The indices, in increasing order.
 
     Raises:
-        ValueError: If `count` is below 1.
+        ValueError: If `count` is below 1, or if log weights that have values are not numbers, are infinite or are all of
+            weight zero.
 
     References:
         Douc, Cappe and Moulines (2005), section 2.4.
@@ -168,14 +168,15 @@ def pareto_k(log_weights: LogWeights) -> float:
     """The shape of the generalised Pareto distribution that fits the largest weights: how heavy their tail is.
 
     Below 0.5 the weights have a variance; up to 0.7 estimates are usable; above, neither `log_z` nor its standard
-    error can be trusted. It sees only tails that the sampler reaches. Outside of compiled code; needs the package
-    arviz-stats.
+    error can be trusted. It sees only tails that the sampler reaches. Weights of zero have no part in it. Outside of
+    compiled code.
 
     Args:
         log_weights: Log weights of `LEAST` or more paths of the sampler.
 
     Returns:
-        The shape; `-inf` for constant weights, `inf` where a weight is infinite or not a number.
+        The shape; `-inf` where the largest weights are all the same; `inf` where a weight is infinite or not a number, or
+        where there are too few above zero, or too few that matter, to fit a tail.
 
     Raises:
         ValueError: If there are fewer.
@@ -193,15 +194,15 @@ def pareto_k(log_weights: LogWeights) -> float:
     values = np.asarray(log_weights, dtype=np.float64)
     if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():
         return float("inf")
-    if np.ptp(values) == 0:
-        return float("-inf")
-    largest = np.sort(values)[::-1] - np.max(values)
-    tail = largest[: int(np.ceil(min(0.2 * values.size, 3 * np.sqrt(values.size))))]
-    if tail[-1] == 0:  # ties at the top, as of a density that is flat in its support
-        return float("-inf")
-    shares = np.exp(largest)
-    if np.sum(shares) ** 2 < LEAST // 5 * np.sum(shares**2):  # fewer carry all than it takes to fit their tail
+    relative = np.sort(values - np.max(values))
+    relative = relative[np.exp(relative) > 0]
+    shares = np.exp(relative)
+    # Fewer are above zero, or carry all, than it takes to fit a tail.
+    if relative.size < LEAST or np.sum(shares) ** 2 < LEAST // 5 * np.sum(shares**2):
         return float("inf")
+    tail = relative.size // 5 if relative.size <= 225 else int(3 * np.sqrt(relative.size))
+    if relative[-tail] == 0:  # as of a density that is flat in its support
+        return float("-inf")
     with np.errstate(divide="ignore", invalid="ignore"):  # weights of which all but a few are equal
-        k = float(array_stats.psislw(-values)[1])  # it takes log likelihoods, which are minus log weights
+        k = float(array_stats.psislw(-relative)[1])  # it takes log likelihoods, which are minus log weights
     return float("inf") if np.isnan(k) else k

@@ -75,6 +75,9 @@ def summarise(
     Returns:
         The figures. Evidence that is broken, as weights that are not numbers, makes figures that are not numbers.
 
+    Raises:
+        ValueError: If there are fewer than `dds.estimators.LEAST` paths.
+
     Example:
         >>> import jax.numpy as jnp
         >>> summarise(jnp.zeros(1000), log_z_true=0.0).ess
@@ -92,24 +95,25 @@ def summarise(
         ess=round(float(estimators.effective_sample_size(log_weights)), 6),
         forward_ess=None if forward is None else round(_or_nan(estimators.forward_effective_sample_size, forward), 6),
         pareto_k=estimators.pareto_k(log_weights),
-        missed_mass=None if explored is None else _missed_mass(log_weights, np.asarray(explored)),
+        missed_mass=None if explored is None else _missed_mass(log_weights, explored),
         log_z_true_error=log_z_true_error,
     )
 
 
 def _or_nan(estimator, log_weights) -> float:
+    """An estimate; without weights there is none, and JAX would make up a number."""
     if log_weights.size == 0:
         return float("nan")
     estimate = estimator(log_weights)
     return float(estimate.value if isinstance(estimate, estimators.Estimate) else estimate)
 
 
-def _missed_mass(log_weights: LogWeights, explored: np.ndarray) -> float:
+def _missed_mass(log_weights: LogWeights, explored_log_weights: Float[Array | np.ndarray, " explored_paths"]) -> float:
     """The share of explored weights above the level above which lies no more than `RARE` of the sum of all weights."""
-    own = np.asarray(log_weights, np.float64)
-    usable = explored.size > 0 and not np.isnan(explored).any() and not np.isposinf(explored).any()
-    if not usable or np.isnan(own).any() or np.isposinf(own).any() or np.isneginf(own).all():
-        return float("nan")
+    own, explored = (np.asarray(weights, np.float64) for weights in (log_weights, explored_log_weights))
+    for weights in (own, explored):
+        if np.isnan(weights).any() or np.isposinf(weights).any() or np.isneginf(weights).all():  # all of none, too
+            return float("nan")
     ordered = np.sort(own)[::-1]
     shares = np.cumsum(np.exp(ordered - ordered[0]))
     first = np.searchsorted(shares, RARE * shares[-1], side="right")
@@ -162,7 +166,9 @@ def doubts(report: Report) -> list[str]:
     if report.log_z_true is not None:
         error = abs(report.log_z - report.log_z_true)
         tolerance = 4 * np.hypot(report.log_z_standard_error, report.log_z_true_error)
-        if not error <= tolerance + 1e-5 * (1 + abs(report.log_z_true)):
+        if not np.isfinite([report.log_z_true, report.log_z_true_error]).all():
+            reasons.append("the true log Z or its error is not a finite number")
+        elif not error <= tolerance + 1e-5 * (1 + abs(report.log_z_true)):  # the rest allows for rounding
             reasons.append(f"log Z is off the truth by {error:.3g}")
     return reasons
 

@@ -111,7 +111,9 @@ def compose(outer: Normal, inner: Normal) -> Normal:
             scale = outer.scale @ inner.scale
         case 1, 2:
             scale = outer.scale[:, None] * inner.scale
-        case _:  # a scalar, or the columns of a factor times the entries of a diagonal
+        case 2, 1:
+            scale = outer.scale * inner.scale[None]
+        case _:  # one of them is a scalar, or both are diagonals
             scale = outer.scale * inner.scale
     return Normal(reparameterise(outer, inner.mean), scale)
 

@@ -11,7 +11,7 @@ is nothing to close, and no display is needed.
 
 import re
 from os import PathLike
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -344,18 +344,23 @@ def surface(
 
 @typed
 def training_history(
-    losses: Float[Array | np.ndarray, " updates"], *, log_z: float | int | None = None, window: int | None = None
+    losses: Float[Array | np.ndarray, " updates"],
+    *,
+    log_z: float | int | None = None,
+    window: int | None = None,
+    bound: Literal["ELBO", "EUBO"] = "ELBO",
 ) -> Figure:
-    r"""The evidence lower bound against the updates of training.
+    r"""The evidence lower or upper bound against the updates of training.
 
     The range of the bound is that of the last nine tenths of the updates, without the extremes: the first ones can be
     wild.
 
     Args:
-        losses: The loss at each update, whose negative is the bound: `Fit.losses` of the paper's loss. Entries that are
-            not finite are left out, and the legend says how many.
+        losses: The loss at each update, `Fit.losses`. Entries that are not finite are left out, and the legend says how
+            many.
         log_z: The true log normalising constant, drawn as a line, if it is known.
         window: The number of updates in the running mean; by default a fiftieth of all.
+        bound: What the loss estimates: the lower bound, with its sign changed, or the upper bound.
 
     Returns:
         The picture.
@@ -368,31 +373,31 @@ def training_history(
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['each update (1 not finite, left out)', 'running mean of 2', 'true $\\log\\,Z$']
     """
-    bound = -np.asarray(losses, dtype=np.float64)
-    finite = np.isfinite(bound)
-    require(bool(finite.any()), "losses", f"{bound.size} of which none is", "finite")
-    window = max(1, bound.size // 50) if window is None else window
+    values = np.asarray(losses, dtype=np.float64) * (1 if bound == "EUBO" else -1)
+    finite = np.isfinite(values)
+    require(bool(finite.any()), "losses", f"{values.size} of which none is", "finite")
+    window = max(1, values.size // 50) if window is None else window
     require(window >= 1, "window", window, "at least 1")
-    window = min(window, bound.size)
+    window = min(window, values.size)
 
-    update = np.arange(1, bound.size + 1)[finite]
-    raw, mean = bound[finite], _running_mean(bound, finite, window)[finite]
-    late = raw[update > bound.size // 10] if (update > bound.size // 10).any() else raw
+    update = np.arange(1, values.size + 1)[finite]
+    raw, mean = values[finite], _running_mean(values, finite, window)[finite]
+    late = raw[update > values.size // 10] if (update > values.size // 10).any() else raw
     low, high = np.quantile(late, [0.01, 0.99])
     if log_z is not None:
         low, high = min(low, log_z), max(high, log_z)
     padding = 0.08 * (high - low) or 0.5
 
-    figure, axes = _axes(("update", "evidence lower bound"))
-    left_out = f" ({bound.size - len(raw)} not finite, left out)" if len(raw) < bound.size else ""
+    figure, axes = _axes(("update", f"evidence {'upper' if bound == 'EUBO' else 'lower'} bound"))
+    left_out = f" ({values.size - len(raw)} not finite, left out)" if len(raw) < values.size else ""
     # Values far out of the picture overflow the renderer's integers.
     far = 100 * (high - low + padding)
-    raw, mean = (np.clip(values, low - far, high + far) for values in (raw, mean))
+    raw, mean = (np.clip(line, low - far, high + far) for line in (raw, mean))
     axes.plot(update, raw, color=_BLUE, linewidth=0.6, alpha=0.35, label=f"each update{left_out}")
     axes.plot(update, mean, color=_BLUE, linewidth=1.8, label=f"running mean of {window}")
     if log_z is not None:
         axes.axhline(log_z, color=_VERMILION, linewidth=1.3, linestyle=(0, (5, 3)), label=r"true $\log\,Z$")
-    axes.set_xlim(0, bound.size + 1)
+    axes.set_xlim(0, values.size + 1)
     axes.set_ylim(low - padding, high + padding)
     _legend(axes)
     return figure

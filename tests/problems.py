@@ -1,46 +1,82 @@
-"""What several tests sample from, and with."""
-
-from functools import partial
+"""What several tests sample from, and with: above all the registry of samplers that every test of the identity runs over."""
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
-from dds import losses, networks, normal, ou, reversal, sampler, schedules
-from dds.types import Normal, Sampler
+from dds import families, losses, networks, normal, schedules
+from dds.targets import gaussian_mixture
+from dds.types import Normal, Target
+
+MIXTURE = gaussian_mixture(jnp.array([[-1.0, 0.5], [1.0, -0.3]]), jnp.array([0.8, 1.1]), jnp.array([1.0, 2.0]))
+LOG_Z = 5.5
+SHIFTED = Target(2, lambda x: MIXTURE.log_density(x) + LOG_Z, MIXTURE.sample, LOG_Z)
+PLACE = Normal(jnp.array([0.1, -0.2]), jnp.array([[1.4, 0.0], [0.3, 1.5]]))
+STEPS = 6
+
+
+def _score(log_density, place):
+    return jax.grad(normal.pull_back(place, log_density))
+
+
+def _dds(log_density, place):
+    network = networks.mlp(2, _score(log_density, place), width=8)
+    return families.dds(network, schedules.cosine(STEPS, total=2.0), place)
+
+
+def _pis(log_density, place):
+    return families.pis(networks.mlp(2, _score(log_density, place), width=8), STEPS, place)
+
+
+def _underdamped(log_density, place):
+    score = _score(log_density, place)
+    network = networks.mlp(2, lambda y: score(y[:2]), inputs=4, width=8)
+    return families.underdamped(network, jnp.full(STEPS, 0.3), jnp.full(STEPS, 0.4), place)
+
+
+def _cmcd(log_density, place):
+    return families.cmcd(networks.mlp(2, jnp.zeros_like, width=8), jnp.full(STEPS, 0.3), log_density, place)
+
+
+def _learned(log_density, place):
+    return families.learned(log_density, schedules.linear(STEPS, total=1.5), place, width=8)
+
+
+# A new sampler is one entry: from a log density and coordinates to a family.
+SAMPLERS = {
+    "dds": _dds,
+    "pis": _pis,
+    "underdamped": _underdamped,
+    "cmcd": _cmcd,
+    "learned": _learned,
+    "importance": lambda log_density, place: families.importance(place),
+}
+
+
+def perturbed(family, seed=0, size=0.04):
+    """Parameters drawn at random: also those that start at zero."""
+    flat, unravel = ravel_pytree(family.init(jax.random.key(seed)))
+    return unravel(flat + size * jax.random.normal(jax.random.key(seed + 1), flat.shape))
+
+
+def sampler_of(name, log_density=SHIFTED.log_density, place=PLACE, seed=0, size=0.04):
+    place = jax.tree.map(lambda x: x.astype(float), place)  # of the precision of the test
+    family = SAMPLERS[name](log_density, place)
+    return family.sampler(perturbed(family, seed, size))
 
 
 def normal_target(dim, seed=0):
-    """Mean and covariance of a normal law, neither simple nor badly conditioned."""
+    """Mean and covariance of a normal distribution, neither simple nor badly conditioned."""
     rng = np.random.default_rng(seed)
     factor = rng.normal(size=(dim, dim)) / np.sqrt(dim)
     return jnp.asarray(rng.normal(size=dim)), jnp.asarray(factor @ factor.T + 0.5 * np.eye(dim))
 
 
 def shifted_normal_density(mean, covariance, log_z):
-    law = Normal(mean, jnp.linalg.cholesky(covariance))
-    return lambda x: normal.log_density(law, x) + log_z
+    distribution = Normal(mean, jnp.linalg.cholesky(covariance))
+    return lambda x: normal.log_density(distribution, x) + log_z
 
 
-def network_sampler(key, target, steps=16, sigma=1.3, size=0.3, **options):
-    """A DDS sampler whose network is drawn at random: also the layers that start at zero."""
-    noising = ou.process(schedules.cosine(steps, total=min(3.0, 0.3 * steps)), sigma)
-    network = networks.mlp(target.dim, jax.grad(target.log_density), width=8, **options)
-    zeros, noise_key = network.init(key), jax.random.fold_in(key, 1)
-    flat, unravel = jax.flatten_util.ravel_pytree(zeros)
-    params = unravel(flat + size * jax.random.normal(noise_key, flat.shape) / 4)
-
-    def make(params):
-        control = partial(network.apply, params)
-        kernel = reversal.denoising_kernel(noising, control, network.tabulate(params, steps))
-        return Sampler(ou.stationary(noising, target.dim), noising, kernel)
-
-    return make, params
-
-
-def log_weights(key, law, log_density, count):
-    def one(key):
-        return losses.log_weight(sampler.sample_path(key, law), law.reference, log_density)
-
-    return jax.jit(jax.vmap(one))(jax.random.split(key, count))
+def log_weights(key, sampler, log_density, count):
+    return jax.jit(lambda key: losses.log_weights(sampler, key, log_density, count))(key)

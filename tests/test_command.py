@@ -1,22 +1,21 @@
 """The command, end to end, small."""
 
+import importlib.util
+import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import wandb
 from PIL import Image
 
-from dds import __main__ as command
-from dds import targets
-from dds._processes import kind_of_training
-from dds.types import Normal
+import dds
+from dds.cli import main as command
 
 SMALL = ["--steps", "8", "--noise", "2", "--updates", "50", "--batch", "30", "--samples", "200", "--width", "8"]
 KEYS = {
@@ -55,7 +54,7 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
     assert summary["log_z"] == pytest.approx(np.log(np.mean(np.exp(log_weights))), abs=1e-4)
     assert summary["elbo"] == pytest.approx(log_weights.mean(), abs=1e-4)
     with np.load(tmp_path / "parameters.npz", allow_pickle=False) as archive:
-        assert {"logits", "heads", "coordinates/mean"} <= set(archive.files)
+        assert {"['logits']", "['heads']", "['coordinates']['mean']"} <= set(archive.files)
     for name in ("training", "samples", "exact", "density", "surface"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 500
@@ -72,7 +71,7 @@ def test_plain_dds_and_the_same_seed(monkeypatch, tmp_path):
         options = ["--dim", 3, "--kernel", "dds", "--no-pictures", "--output", tmp_path / folder]
         run(monkeypatch, "funnel", *SMALL, *options)
         with np.load(tmp_path / folder / "parameters.npz", allow_pickle=False) as archive:
-            assert "out/weight" in archive.files
+            assert "['out']['weight']" in archive.files
     one, other = (np.load(tmp_path / folder / "samples.npz")["samples"] for folder in ("one", "other"))
     np.testing.assert_array_equal(one, other)
 
@@ -86,20 +85,6 @@ def test_several_modes_are_trained_on_with_the_forward_loss(monkeypatch, tmp_pat
     assert all((side > 0.1).any() and (side < -0.1).any() for side in x.T)
 
 
-@pytest.mark.parametrize(
-    ("make", "kind"),
-    [
-        (lambda: targets.gaussian(jnp.zeros(3), jnp.eye(3)), "gates"),
-        (lambda: targets.funnel(3), "network"),
-        (lambda: targets.gaussian(jnp.zeros(129), jnp.eye(129)), "gates in many dimensions"),
-    ],
-)
-def test_the_untrained_sampler_says_whether_gates_are_enough(make, kind):
-    target = make()
-    law = Normal(jnp.zeros(target.dim), jnp.ones(()))
-    assert kind_of_training(jax.random.key(0), target, law) == kind
-
-
 @pytest.mark.parametrize("dim", [1, 3])
 def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
     (tmp_path / f"own_{dim}.py").write_text("def log_density(x):\n    return -(x @ x) / 2\n")
@@ -109,14 +94,24 @@ def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["dim"] == dim
     assert summary["log_z_true"] is None
-    assert summary["log_z"] == pytest.approx(dim / 2 * np.log(2 * np.pi), abs=1)
+    assert abs(summary["log_z"] - dim / 2 * np.log(2 * np.pi)) < 6 * summary["log_z_standard_error"]
     assert (tmp_path / "out" / "density.png").exists() == (dim > 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tunnel"], "target must be one of funnel, .*, or an importable log density .* got 'tunnel'"),
+        (["tunnel"], "target must be one of funnel, .* got 'tunnel' .did you mean funnel"),
+        (["anything"], "target must be one of funnel, .*, or an importable log density .* got 'anything'"),
+        (["mod.py:f", "--dim", "2"], "did you mean mod:f"),
+        (["./m:ok", "--dim", "2"], "got './m:ok'"),
+        (["math:pi", "--dim", "2"], "target must be a function of one point, got 'math:pi', a float"),
+        (["funnel", "--seed", str(2**70)], "seed must be from 0 to 4294967295"),
+        (["funnel", "--width", "-1"], "width must be at least 0, got -1"),
+        (["funnel", "--depth", "0"], "depth must be at least 1, got 0"),
+        (["funnel", "--steps", "1000000000"], "steps and batch must be less than the .* GiB of memory"),
+        (["--resume", "no-such-folder"], "resume must be a folder with a checkpoint.npz"),
+        (["--load", "no-such-folder"], "load must be the folder of a finished run"),
         (["no_such_module:f", "--dim", "2"], "No module named 'no_such_module'"),
         (["math:no_such_name", "--dim", "2"], "no_such_name"),
         (["math:sin"], "dim must be given for a log density of your own, got None"),
@@ -130,7 +125,7 @@ def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
         (["funnel", "--sigma", "0"], "sigma must be positive and finite, got 0.0"),
         (["funnel", "--noise", "100"], r"noise fraction b_k .* must be in \(0, 1\)"),
         (["funnel", "--kernel", "dds", "--loss", "forward"], "loss must be reverse with the dds kernel, got forward"),
-        (["funnel", "--learning-rate", "0"], "learning_rate must be positive, got 0.0"),
+        (["funnel", "--learning-rate", "0"], "learning_rate must be positive and finite, got 0.0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(monkeypatch, tmp_path, arguments, message):
@@ -161,7 +156,7 @@ def test_tracking_logs_progress_figures_and_pictures_offline(monkeypatch, tmp_pa
 
 
 def test_tracking_without_the_package(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="track must be left out where wandb is not installed"):
         run(monkeypatch, "gaussian", *SMALL, "--dim", 2, "--track", "wandb", "--output", tmp_path)
 
@@ -172,35 +167,79 @@ def test_output_that_cannot_be_written(monkeypatch, tmp_path):
         run(monkeypatch, "funnel", "--output", tmp_path / "file" / "folder")
 
 
-def test_help_is_complete():
-    text = subprocess.run([sys.executable, "-m", "dds", "--help"], capture_output=True, text=True, check=True).stdout
-    for option in (
-        "dim",
-        "kernel",
-        "loss",
-        "whiten",
-        "steps",
-        "updates",
-        "batch",
-        "samples",
-        "seed",
-        "sigma",
-        "noise",
-        "output",
-        "pictures",
-    ):
-        assert f"--{option}" in text
+def test_output_where_a_file_would_be_a_folder(monkeypatch, tmp_path):
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(SystemExit, match=r"output must be a folder without folders of such names, got .*summary\.json"):
+        run(monkeypatch, "funnel", "--output", tmp_path)
+
+
+def test_help_is_complete_at_80_columns():
+    env = {**os.environ, "COLUMNS": "80"}
+    call = [sys.executable, "-m", "dds", "--help"]
+    text = subprocess.run(call, capture_output=True, text=True, check=True, env=env).stdout
+    for name in inspect.signature(command.run).parameters:
+        assert name == "target" or f"--{name.replace('_', '-')}" in text
     assert "my_module:log_density" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
-def test_interrupting_evaluates_and_saves_what_there_is(tmp_path):
-    arguments = ["funnel", *SMALL, "--updates", "1000000", "--no-whiten", "--no-pictures", "--output", str(tmp_path)]
-    with subprocess.Popen([sys.executable, "-m", "dds", *arguments], stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "summary.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)  # it is made before the training starts
-        time.sleep(8)
-        process.send_signal(signal.SIGINT)
+def test_version():
+    call = [sys.executable, "-m", "dds", "--version"]
+    assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == f"dds {dds.__version__}\n"
+
+
+def test_without_the_extras_it_says_what_to_install():
+    program = "import sys; sys.modules['tyro'] = None; from dds.__main__ import main; main()"
+    call = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert call.returncode == 1
+    assert "pip install 'dds-jax[cli]'" in call.stderr
+    assert "Traceback" not in call.stderr
+
+
+LONG = ["funnel", *SMALL, "--updates", "200", "--dim", "3", "--no-whiten", "--no-pictures"]
+
+
+def start(folder, *more):
+    call = [sys.executable, "-m", "dds", *LONG, *more, "--output", str(folder)]
+    return subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert path.exists()
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    with start(tmp_path / "killed") as process:
+        wait_for(tmp_path / "killed" / "checkpoint.npz", process)
+        process.kill()
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    call = [sys.executable, "-m", "dds", "--resume", str(tmp_path / "killed")]
+    subprocess.run(call, check=True, stdout=subprocess.DEVNULL)
+    with start(tmp_path / "whole") as process:
+        process.communicate(timeout=120)
+    for name in ("samples.npz", "parameters.npz"):
+        one, other = (np.load(tmp_path / folder / name) for folder in ("killed", "whole"))
+        for array in one.files:
+            np.testing.assert_array_equal(one[array], other[array])
+    assert not (tmp_path / "killed" / "checkpoint.npz").exists()
+
+
+def test_more_samples_of_a_finished_run(monkeypatch, tmp_path, capsys):
+    run(monkeypatch, *LONG[:-2], "--updates", "25", "--no-whiten", "--no-pictures", "--output", tmp_path / "run")
+    run(monkeypatch, "--load", tmp_path / "run", "--samples", 70, "--seed", 8, "--output", tmp_path / "more")
+    with np.load(tmp_path / "more" / "samples.npz") as archive:
+        assert archive["samples"].shape == (70, 3)
+    assert "The verdict of the run was" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_evaluates_and_saves_what_there_is(tmp_path, number):
+    with start(tmp_path, "--updates", "1000000") as process:
+        wait_for(tmp_path / "checkpoint.npz", process)
+        process.send_signal(number)
         try:
             printed, _ = process.communicate(timeout=120)
         finally:
@@ -210,4 +249,4 @@ def test_interrupting_evaluates_and_saves_what_there_is(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert 0 < summary["updates"] < 1_000_000
     assert (tmp_path / "parameters.npz").exists()
-    assert np.load(tmp_path / "samples.npz")["samples"].shape == (200, 10)
+    assert np.load(tmp_path / "samples.npz")["samples"].shape == (200, 3)

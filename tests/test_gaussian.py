@@ -22,10 +22,10 @@ def test_gaussian_density_is_that_of_scipy(float64):
 def test_gaussian_sampler_has_mean_and_covariance():
     mean, covariance = normal_target(3)
     x = np.asarray(jax.vmap(gaussian(mean, covariance).sample)(jax.random.split(jax.random.key(0), 100_000)))
-    whitened = np.linalg.solve(np.linalg.cholesky(covariance), (x - np.asarray(mean)).T)
-    for row in whitened:
+    standardised = np.linalg.solve(np.linalg.cholesky(covariance), (x - np.asarray(mean)).T)
+    for row in standardised:
         assert scipy.stats.kstest(row, "norm").pvalue > 1e-6
-    assert np.abs(np.cov(whitened) - np.eye(3)).max() < 6 * np.sqrt(2 / len(x))
+    assert np.abs(np.cov(standardised) - np.eye(3)).max() < 6 * np.sqrt(2 / len(x))
 
 
 @pytest.mark.parametrize("kind", ["one", "diagonal", "full"])
@@ -36,10 +36,10 @@ def test_mixture_density_and_sampler_are_those_of_scipy(float64, kind):
         kind
     ]
     target = gaussian_mixture(jnp.asarray(MEANS), jnp.asarray(scales), jnp.asarray(WEIGHTS))
-    laws = [scipy.stats.multivariate_normal(m, s @ s.T) for m, s in zip(MEANS, full, strict=True)]
+    parts = [scipy.stats.multivariate_normal(m, s @ s.T) for m, s in zip(MEANS, full, strict=True)]
 
     points = np.random.default_rng(0).normal(size=(20, 2)) * 3
-    exact = np.log(sum(w * law.pdf(points) for w, law in zip(WEIGHTS / 8, laws, strict=True)))
+    exact = np.log(sum(w * part.pdf(points) for w, part in zip(WEIGHTS / 8, parts, strict=True)))
     np.testing.assert_allclose(jax.vmap(target.log_density)(points), exact, rtol=1e-10)
 
     x = np.asarray(jax.vmap(target.sample)(jax.random.split(jax.random.key(0), 50_000)))

@@ -105,7 +105,7 @@ def summarise(options: dict[str, Any], result: results.Result) -> dict[str, Any]
         "seed": options["seed"],
         "steps": numbers.steps,
         "batch": numbers.batch,
-        "sigma": options["sigma"],
+        "sigma": float(np.max(recipes.starting_point(result.target).scale)),
         "noise": numbers.noise,
         "whitened": plan.kind != "dds" and options["whiten"],
         "verdict": result.verdict,

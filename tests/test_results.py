@@ -1,0 +1,174 @@
+"""The one call, and what can be done with its result."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dds
+from dds import families, losses, normal, recipes, storage, training
+
+LOG_Z = 1.5 * np.log(2 * np.pi) + np.log(2.0)
+SHIFT = jnp.array([1.0, -2.0])
+LIKE = {"a": jnp.zeros(2), "b": jnp.zeros(())}
+NUMBERS = {"steps": 4, "updates": 30, "batch": 16, "noise": 1.0}
+
+
+def log_density(tree):
+    return -jnp.sum((tree["a"] - SHIFT) ** 2) / 2 - tree["b"] ** 2 / 8
+
+
+def small(target, **options):
+    return recipes.choose(jax.random.key(9), target, numbers=NUMBERS, **options)
+
+
+@pytest.fixture(scope="module")
+def result():
+    target = dds.results.as_target(log_density, LIKE)
+    return dds.sample(jax.random.key(0), target, paths=400, recipe=small(target))
+
+
+def test_samples_have_the_structure_and_the_moments_of_the_parameters(result):
+    assert jax.tree.map(jnp.shape, result.samples) == {"a": (400, 2), "b": (400,)}
+    assert abs(result.log_z.value - LOG_Z) < 6 * result.log_z.standard_error + 1e-3
+    assert np.all(np.abs(result.samples["a"].mean(axis=0) - SHIFT) < 6 / np.sqrt(400))
+    assert result.verdict.startswith("Trust")
+    assert result.history.shape == (30,)
+    assert result.evaluations > sum(result.recipe.evaluations) > 30 * 16 * 5
+    assert result.seconds[0] > result.seconds[1] > 0
+
+
+def test_more_samples_are_others(result):
+    more = dds.draw(jax.random.key(1), result, 50)
+    assert more.samples["a"].shape == (50, 2)
+    assert not np.isin(more.samples["b"], result.samples["b"]).any()
+    again = dds.draw(jax.random.key(1), result, 50)
+    np.testing.assert_array_equal(more.log_weights, again.log_weights)
+
+
+def test_resampled_ones_are_shuffled_and_in_proportion():
+    samples, log_w = jnp.arange(4.0)[:, None], jnp.log(jnp.array([1.0, 2.0, 3.0, 4.0]))
+    drawn = dds.resample(jax.random.key(0), dds.results.Draws(samples, log_w), 1000)[:, 0]
+    np.testing.assert_allclose(np.bincount(np.asarray(drawn, int)), [100, 200, 300, 400], atol=1)
+    assert np.mean(np.diff(drawn) >= 0) < 0.9  # systematic resampling alone would be in order
+    with pytest.raises(ValueError, match="log_weights must be"):
+        dds.resample(jax.random.key(0), dds.results.Draws(samples, log_w.at[0].set(jnp.nan)), 10)
+
+
+def test_another_process_draws_the_same_bit_for_bit(result, tmp_path):
+    dds.save(tmp_path / "run.npz", result)
+    program = """
+import sys, jax, jax.numpy as jnp, numpy as np, dds
+def log_density(tree):
+    return -jnp.sum((tree["a"] - jnp.array([1.0, -2.0])) ** 2) / 2 - tree["b"] ** 2 / 8
+result = dds.load(sys.argv[1] + "/run.npz", log_density)
+draws = dds.draw(jax.random.key(1), result, 50)
+np.savez(sys.argv[1] + "/draws.npz", log_weights=draws.log_weights, **draws.samples)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    here = dds.draw(jax.random.key(1), result, 50)
+    with np.load(tmp_path / "draws.npz") as there:
+        np.testing.assert_array_equal(here.log_weights, there["log_weights"])
+        np.testing.assert_array_equal(here.samples["a"], there["a"])
+    loaded = dds.load(tmp_path / "run.npz", log_density)
+    assert (loaded.verdict, loaded.report, loaded.evaluations) == (result.verdict, result.report, result.evaluations)
+    np.testing.assert_array_equal(loaded.history, result.history)
+    with pytest.raises(ValueError, match="dimension of the target must be 3, got 2"):
+        dds.load(tmp_path / "run.npz", dds.targets.funnel(2))
+    storage.save(tmp_path / "other.npz", jnp.zeros(1))
+    with pytest.raises(ValueError, match=r"other\.npz must be a result"):
+        dds.load(tmp_path / "other.npz", log_density)
+
+
+def test_a_loaded_result_can_be_trained_further(result, tmp_path):
+    dds.save(tmp_path / "run.npz", result)
+    loaded = dds.load(tmp_path / "run.npz", log_density)
+    runs = [training.resume(r.state, *r.recipe[:3], 5).params for r in (result, loaded)]
+    jax.tree.map(np.testing.assert_array_equal, *runs)
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    def flat(x):
+        return -jnp.sum(x**2) / 2
+
+    def loss(sampler, key):
+        return losses.reverse_kl(sampler, key, log_density=flat, paths=16)
+
+    family = families.learned(flat, jnp.full(3, 0.4), 2, width=4)
+    own = recipes.Recipe(family, loss, optax.adam(1e-3), 5, "it is mine")
+    result = dds.sample(jax.random.key(0), flat, 2, paths=50, recipe=own)
+    assert result.log_z.value == pytest.approx(np.log(2 * np.pi), abs=0.05)
+    dds.save(tmp_path / "own.npz", result)
+    with pytest.raises(ValueError, match="recipe must be given, for that of the file was one of your own"):
+        dds.load(tmp_path / "own.npz", flat)
+    loaded = dds.load(tmp_path / "own.npz", flat, recipe=own)
+    np.testing.assert_array_equal(loaded.log_weights, result.log_weights)
+
+
+def test_progress_is_shown(capsys):
+    target = dds.targets.gaussian(jnp.zeros(2), jnp.eye(2))
+    dds.sample(jax.random.key(0), target, paths=50, recipe=small(target), progress=dds.progress.lines)
+    printed = capsys.readouterr().out
+    assert "30 updates, 2,880 evaluations of the density" in printed
+    assert "update 30 of 30: ELBO" in printed
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda key, f: dds.sample(key, f), "like must be the dimension of a point, or an example PyTree"),
+        (lambda key, f: dds.sample(key, dds.targets.funnel(2), 2), "like must be left out"),
+        (lambda key, f: dds.sample(key, f, 0), "like must be a dimension of at least 1"),
+        (lambda key, f: dds.sample(key, f, {"n": 3}), "like must be a dimension, or an example PyTree of floating"),
+        (lambda key, f: dds.sample(key, f, 2, paths=10), "paths must be at least 25, got 10"),
+        (lambda key, f: dds.sample(key, lambda x: -(x[0] ** 2), 2), "zero at all of 64 points in coordinate 1"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_spent(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jax.random.key(0), lambda x: -jnp.sum(x**2))
+
+
+def test_choices():
+    assert small(dds.targets.gaussian(jnp.zeros(3), jnp.eye(3))).plan.kind == "gates"
+    assert small(dds.targets.funnel(3)).plan.kind == "network"
+    ring = 4 * jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    modes = dds.targets.gaussian_mixture(ring, jnp.full(4, 0.5))._replace(
+        start=normal.Normal(jnp.zeros(2), jnp.array(3.0))
+    )
+    recipe = small(modes)
+    assert (recipe.plan.kind, recipe.bound) == ("modes", "EUBO")
+    assert "several modes" in recipe.why
+    plain = small(modes, kernel="dds").plan
+    assert (plain.kind, plain.evaluations) == ("dds", 0)
+
+
+def test_posterior_of_prior_and_likelihood_is_looked_for_where_the_prior_is():
+    target = dds.targets.from_prior(
+        lambda x: -0.5 * jnp.sum(((x - 5) / 3) ** 2) - 2 * jnp.log(3 * jnp.sqrt(2 * jnp.pi)),
+        lambda x: -0.5 * jnp.sum((x - 6) ** 2),
+        2,
+        sample_prior=lambda key: 5 + 3 * jax.random.normal(key, (2,)),
+    )
+    np.testing.assert_allclose(target.start.mean, 5, atol=0.5)
+    np.testing.assert_allclose(target.start.scale, 3, rtol=0.1)
+
+
+def test_numpyro_samples_come_back_constrained_by_site():
+    numpyro = pytest.importorskip("numpyro")
+    from numpyro import distributions as dist
+
+    def model(y):
+        scale = numpyro.sample("scale", dist.HalfNormal(2.0))
+        mean = numpyro.sample("mean", dist.Normal(0.0, 3.0))
+        numpyro.deterministic("double", 2 * mean)
+        numpyro.sample("y", dist.Normal(mean, scale), obs=y)
+
+    target = dds.from_numpyro(model, jnp.array([1.0, 2.0, 4.0]))
+    samples = jax.vmap(target.structure)(jax.random.normal(jax.random.key(0), (5, 2)))
+    assert np.all(samples["scale"] > 0)
+    np.testing.assert_allclose(samples["double"], 2 * samples["mean"])
