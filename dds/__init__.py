@@ -42,8 +42,8 @@ __all__ = [
     "networks",
     "normal",
     "paths",
-    "plots",
-    "progress",
+    "plots",  # pyright: ignore[reportUnsupportedDunderAll]
+    "progress",  # pyright: ignore[reportUnsupportedDunderAll]
     "recipes",
     "references",
     "resample",

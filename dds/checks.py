@@ -32,7 +32,8 @@ def typed(function: Function) -> Function:
         >>> float(total(jnp.ones(3), 2))
         6.0
     """
-    return jaxtyped(function, typechecker=_check)
+    checked: Any = jaxtyped(function, typechecker=_check)
+    return checked
 
 
 def require(ok: bool, argument: str, value: Any, expected: str) -> None:

@@ -145,8 +145,8 @@ def resample(key: KeyArray, log_weights: LogWeights, count: int) -> Int[Array, "
         The indices, in increasing order.
 
     Raises:
-        ValueError: If `count` is below 1, or if log weights that have values are not numbers, are infinite or are all of
-            weight zero.
+        ValueError: If `count` is below 1, or, outside of compiled code, if a log weight is not a number or `inf`, or
+            all are `-inf`.
 
     References:
         Douc, Cappe and Moulines (2005), section 2.4.
@@ -175,8 +175,8 @@ def pareto_k(log_weights: LogWeights) -> float:
         log_weights: Log weights of `LEAST` or more paths of the sampler.
 
     Returns:
-        The shape; `-inf` where the largest weights are all the same; `inf` where a weight is infinite or not a number, or
-        where there are too few above zero, or too few that matter, to fit a tail.
+        The shape; `-inf` where the largest weights are all the same; `inf` where a weight is infinite or not a number,
+        or where too few are above zero, or carry all, to fit a tail.
 
     Raises:
         ValueError: If there are fewer.
@@ -194,7 +194,8 @@ def pareto_k(log_weights: LogWeights) -> float:
     values = np.asarray(log_weights, dtype=np.float64)
     if np.isnan(values).any() or np.isposinf(values).any() or np.isneginf(values).all():
         return float("inf")
-    relative = np.sort(values - np.max(values))
+    with np.errstate(over="ignore"):
+        relative = np.sort(values - np.max(values))
     relative = relative[np.exp(relative) > 0]
     shares = np.exp(relative)
     # Fewer are above zero, or carry all, than it takes to fit a tail.

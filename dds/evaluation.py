@@ -1,5 +1,6 @@
 """What a set of log weights amounts to: the figures, and a plain sentence on whether to trust them."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,8 @@ class Report(NamedTuple):
         ess: The effective sample size, as a fraction.
         forward_ess: The same seen from exact samples, or `None` without them.
         pareto_k: The shape of the tail of the weights.
-        missed_mass: The share of points found otherwise whose weights are as large as those that `RARE` of the target has
-            by the sampler's own weights, or `None` without such points.
+        missed_mass: The share of points found otherwise whose weights are as large as those that `RARE` of the target
+            has by the sampler's own weights, or `None` without such points.
         log_z_true_error: The standard error of the truth, 0 where it is exact.
     """
 
@@ -165,7 +166,7 @@ def doubts(report: Report) -> list[str]:
         )
     if report.log_z_true is not None:
         error = abs(report.log_z - report.log_z_true)
-        tolerance = 4 * np.hypot(report.log_z_standard_error, report.log_z_true_error)
+        tolerance = 4 * math.hypot(report.log_z_standard_error, report.log_z_true_error)
         if not np.isfinite([report.log_z_true, report.log_z_true_error]).all():
             reasons.append("the true log Z or its error is not a finite number")
         elif not error <= tolerance + 1e-5 * (1 + abs(report.log_z_true)):  # the rest allows for rounding

@@ -211,8 +211,8 @@ def build(plan: Plan, target: Target) -> Recipe:
     _require_memory(numbers, target.dim)
     if plan.kind == "dds":
         score = jax.grad(normal.pull_back(place, log_density))
-        shape = {"width": numbers.width, "depth": numbers.depth}
-        network = networks.mlp(target.dim, score, score_clip=plan.score_clip, stop_score=plan.stop_score, **shape)
+        how: dict[str, Any] = {"score_clip": plan.score_clip, "stop_score": plan.stop_score}
+        network = networks.mlp(target.dim, score, width=numbers.width, depth=numbers.depth, **how)
         family = families.dds(network, schedules.cosine(numbers.steps, total=numbers.noise), place)
     else:
         fractions = schedules.constant(numbers.steps, total=numbers.noise)
@@ -310,7 +310,7 @@ def template(description: dict[str, Any]) -> Plan:
     """
     rest = {name: value for name, value in description.items() if name != "arrays"}
     named = description["arrays"].items()
-    arrays = {name: None if kind is None else jnp.zeros(kind[0], kind[1]) for name, kind in named}
+    arrays: dict[str, Any] = {name: None if kind is None else jnp.zeros(kind[0], kind[1]) for name, kind in named}
     place = Normal(arrays["mean"], arrays["scale"])
     return Plan(**rest)._replace(numbers=Numbers(**rest["numbers"]), coordinates=place, points=arrays["points"])
 

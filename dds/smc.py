@@ -8,7 +8,7 @@ punishes missing them (`dds.losses.forward_kl`), and weights to compare with tho
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +144,7 @@ def _temper(
     noise = jax.random.normal(start_key, (count, start.mean.size), start.mean.dtype)
     points = jax.vmap(lambda e: normal.standardise(coordinates, normal.reparameterise(start, e)))(noise)
     first = _Population(points, *jnp.zeros((3, 1), points.dtype).reshape(3))
+    stages: Any
     stages, population = jax.lax.while_loop(lambda carry: carry[1].inverse_temperature < 1, stage, (1, first))
     return population._replace(points=jax.vmap(outside)(population.points)), stages - 1
 

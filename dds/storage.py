@@ -3,8 +3,8 @@
 import io
 import json
 import os
-import tempfile
-import zipfile
+import secrets
+import shutil
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,7 @@ _HEADER = "dds"
 
 @typed
 def save(path: str | PathLike[str], tree: Any, *, header: dict[str, Any] | None = None) -> None:
-    """Writes a PyTree of arrays to a file: a NumPy archive with one array for each leaf, named by its place in the tree.
+    """Writes a PyTree of arrays to a file: a NumPy archive with an array for each leaf, named by its place in the tree.
 
     Args:
         path: The file.
@@ -32,9 +32,12 @@ def save(path: str | PathLike[str], tree: Any, *, header: dict[str, Any] | None 
         header: What JSON can hold, to be kept in the file too.
 
     Raises:
+        ValueError: If a leaf is no array of numbers, or two leaves have the same name.
+        TypeError: If JSON cannot hold the header.
         OSError: If the file cannot be written.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(f"{folder}/params.npz", {"weight": jnp.ones(2)})
         ...     load(f"{folder}/params.npz", {"weight": jnp.zeros(2)})["weight"].tolist()
@@ -42,7 +45,8 @@ def save(path: str | PathLike[str], tree: Any, *, header: dict[str, Any] | None 
     """
     arrays, kinds = {}, {}
     for name, leaf in _named_leaves(tree):
-        kinds[name], data = _kind(leaf), np.asarray(_data(leaf))
+        kinds[name], data = _kind(name, leaf), np.asarray(_data(leaf))
+        data = data.astype(data.dtype.newbyteorder("="), copy=False)
         # NumPy's format knows no bfloat16 and its like: their bits are kept.
         arrays[name] = data if data.dtype.isbuiltin == 1 else data.view(f"u{data.dtype.itemsize}")
     text = json.dumps({"format": "dds", "version": VERSION, "kinds": kinds, "header": header})
@@ -67,27 +71,28 @@ def load(path: str | PathLike[str], like: Any) -> Any:
         OSError: If the file cannot be read.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(f"{folder}/params.npz", {"weight": jnp.ones(2)})
         ...     load(f"{folder}/params.npz", {"bias": jnp.zeros(2)})
         Traceback (most recent call last):
         ValueError: the names in the file must be ["['bias']"], got ["['weight']"].
     """
-    arrays, about = _read(path)
+    about, arrays = _read(path)
     named = _named_leaves(like)
     expected = sorted(name for name, _ in named)
     require(sorted(arrays) == expected, "the names in the file", sorted(arrays), f"{expected}")
     leaves = []
     for name, leaf in named:
-        array, kind, shape = arrays[name], about["kinds"][name], jnp.shape(_data(leaf))
-        require(array.shape == shape, f"the shape of {name} in the file", array.shape, f"{shape}")
-        require(kind == _kind(leaf), f"the type of {name} in the file", kind, f"{_kind(leaf)}")
-        if kind.startswith("key<"):
-            leaves.append(jax.random.wrap_key_data(jnp.asarray(array), impl=kind[4:-1]))
-        elif isinstance(leaf, np.ndarray):
-            leaves.append(array.view(leaf.dtype))
+        array, kind, expected_kind = arrays[name], about["kinds"][name], _kind(name, leaf)
+        data = np.asarray(_data(leaf))
+        require(kind == expected_kind, f"the type of {name} in the file", kind, expected_kind)
+        require(array.shape == data.shape, f"the shape of {name} in the file", array.shape, f"{data.shape}")
+        array = array.view(data.dtype.newbyteorder("="))
+        if _is_key(leaf):
+            leaves.append(jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf)))
         else:
-            leaves.append(jnp.asarray(array.view(jnp.dtype(kind))))
+            leaves.append(array if isinstance(leaf, np.ndarray | np.generic) else jnp.asarray(array))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -106,12 +111,13 @@ def read_header(path: str | PathLike[str]) -> dict[str, Any]:
         OSError: If it cannot be read.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(f"{folder}/params.npz", jnp.ones(2), header={"seed": 3})
         ...     read_header(f"{folder}/params.npz")
         {'seed': 3}
     """
-    return _read(path)[1]["header"] or {}
+    return _read(path, arrays_too=False)[0]["header"] or {}
 
 
 @typed
@@ -126,44 +132,54 @@ def write_atomically(path: str | PathLike[str], write: Callable[[BinaryIO], Any]
         OSError: If the file cannot be written.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_atomically(f"{folder}/note.txt", lambda file: file.write(b"whole"))
         ...     Path(f"{folder}/note.txt").read_text()
         'whole'
     """
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    path = Path(os.path.realpath(path))  # a link stays one
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with open(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        if path.exists():
+            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a file, and what is said of them."""
+def _read(path: str | PathLike[str], arrays_too: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is said of the arrays of a file, and the arrays."""
     content = Path(path).read_bytes()
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        about = json.loads(arrays.pop(_HEADER).tobytes())
-        known = about["format"] == "dds"
-    except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            about = json.loads(archive[_HEADER].tobytes())
+            file_format, version = about["format"], about["version"]
+            mine = file_format == "dds" and version == VERSION
+            names = set(archive.files) - {_HEADER} if mine and arrays_too else ()
+            arrays = {name: archive[name] for name in names}
+            whole = not mine or (isinstance(about["header"], dict | None) and about["kinds"].keys() >= arrays.keys())
+    except Exception as error:  # whatever NumPy, its zip files and JSON make of a broken file
         message = f"{path}, {len(content)} bytes: {type(error).__name__}"
         raise ValueError(f"the file must be a whole archive of this library, got {message}.") from error
-    require(known, f"the format of {path}", about["format"], "dds")
-    require(about["version"] == VERSION, f"the version of {path}", about["version"], f"{VERSION}")
-    return arrays, about
+    require(file_format == "dds", f"the format of {path}", file_format, "dds")
+    require(version == VERSION, f"the version of {path}", version, f"{VERSION}")
+    require(whole, "the file", f"{path}, whose header lacks a part", "a whole archive of this library")
+    return about, arrays
 
 
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path) or "leaf", leaf) for path, leaf in leaves]
+    leaves = [(jax.tree_util.keystr(path) or "leaf", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    names = [name for name, _ in leaves]
+    require(
+        len({*names, _HEADER}) == len(names) + 1, "the names of the leaves", names, f"different, none of them {_HEADER}"
+    )
+    return leaves
 
 
 def _is_key(leaf: Any) -> bool:
@@ -171,8 +187,16 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _data(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    if _is_key(leaf):
+        return jax.random.key_data(leaf)
+    return leaf if isinstance(leaf, np.ndarray | np.generic) else jnp.asarray(leaf)
 
 
-def _kind(leaf: Any) -> str:
-    return f"key<{jax.random.key_impl(leaf)}>" if _is_key(leaf) else jnp.asarray(leaf).dtype.name
+def _kind(name: str, leaf: Any) -> str:
+    """The type of a leaf, by name: of an array's entries, or of a key."""
+    if _is_key(leaf):
+        return f"key<{jax.random.key_impl(leaf)}>"
+    is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+    known = is_array and any(jnp.issubdtype(_data(leaf).dtype, kind) for kind in (np.number, np.bool_))
+    require(known, f"the leaf {name}", f"a {type(leaf).__name__}", "an array of numbers or keys")
+    return _data(leaf).dtype.name

@@ -6,22 +6,27 @@ Time runs in *sampling order*: `y_0` is drawn from the prior, `y_K` is the sampl
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-Scalar: TypeAlias = Float[Array | np.ndarray, ""]
+if TYPE_CHECKING:  # NumPy's arrays are accepted, but nothing that is returned is one
+    Arrays: TypeAlias = Array
+else:
+    Arrays = Array | np.ndarray
+
+Scalar: TypeAlias = Float[Arrays, ""]
 """A floating-point array without axes."""
 
-State: TypeAlias = Float[Array | np.ndarray, " dim"]
+State: TypeAlias = Float[Arrays, " dim"]
 """One state of a path, or one point of any space."""
 
-Point: TypeAlias = Float[Array | np.ndarray, " point"]
-"""A point of the space that is sampled where a state can be more than that, as with momenta; and what has one number for
-each of its coordinates: an innovation, a control, the noise of a step."""
+Point: TypeAlias = Float[Arrays, " point"]
+"""A point of the target's space, where a state can be more, as with momenta; and what has one number for each of its
+coordinates: an innovation, a control, the noise of a step."""
 
-LogWeights: TypeAlias = Float[Array | np.ndarray, " paths"]
+LogWeights: TypeAlias = Float[Arrays, " paths"]
 """Log weights of independent paths."""
 
 KeyArray: TypeAlias = Key[Array, ""]

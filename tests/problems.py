@@ -1,4 +1,4 @@
-"""What several tests sample from, and with: above all the registry of samplers that every test of the identity runs over."""
+"""What several tests sample from, and with: above all the samplers that every test of the identity runs over."""
 
 import jax
 import jax.numpy as jnp

@@ -149,7 +149,9 @@ def test_resampling_along_the_path_by_the_increments_keeps_the_normalising_const
         def move(visits, inputs):
             row, noise, betas, key = inputs
             after, increment = jax.vmap(lambda visit, e: paths.step(sampler, visit, row, e))(visits, noise)
-            before, now = (jax.vmap(potential, (None, 0))(beta, v.state) for beta, v in zip(betas, (visits, after)))
+            before, now = (
+                jax.vmap(potential, (None, 0))(beta, v.state) for beta, v in zip(betas, (visits, after), strict=True)
+            )
             log_w = now - before + increment.log_backward - increment.log_forward
             chosen = estimators.resample(key, log_w, particles)
             return jax.tree.map(lambda leaf: leaf[chosen], after), estimators.log_z(log_w).value

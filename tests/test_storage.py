@@ -15,7 +15,7 @@ from dds import storage
     [
         {"x": jnp.arange(3.0), "n": jnp.array(2)},
         {"half": jnp.arange(3, dtype=jnp.bfloat16)},
-        {"key": jax.random.key(3), "other": jax.random.key(4, impl="rbg"), "many": jax.random.split(jax.random.key(0), 3)},
+        {"key": jax.random.key(3), "rbg": jax.random.key(4, impl="rbg"), "many": jax.random.split(jax.random.key(0))},
         {"file": jnp.ones(2), "dds": jnp.zeros(1)},
         {"a/b": jnp.ones(2), "a": {"b": jnp.zeros(2)}},
         jnp.ones((2, 0)),

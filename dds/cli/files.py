@@ -79,7 +79,7 @@ def write(output: Path, options: dict[str, Any], result: results.Result) -> dict
 
 def write_samples(output: Path, draws: results.Draws) -> None:
     """Writes samples and log weights as plain arrays."""
-    arrays = {"samples": np.asarray(draws.samples), "log_weights": np.asarray(draws.log_weights)}
+    arrays: dict[str, Any] = {"samples": np.asarray(draws.samples), "log_weights": np.asarray(draws.log_weights)}
     storage.write_atomically(output / "samples.npz", lambda file: np.savez(file, **arrays))
 
 

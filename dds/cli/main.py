@@ -18,9 +18,17 @@ from dds.checks import require
 from dds.cli import files, show, tracking
 from dds.cli.named import find_target
 
-EXAMPLES = """Examples: `python -m dds funnel` · `python -m dds forty_modes --seed 1` · `python -m dds
-my_module:log_density --dim 5` · `python -m dds --resume dds-output` · `python -m dds --load dds-output --samples
-100000`."""
+HELP = """\
+Trains a denoising diffusion sampler, reports log Z and draws samples.
+
+Ctrl-C stops the training; what there is by then is evaluated and saved.
+
+  python -m dds funnel
+  python -m dds forty_modes --seed 1
+  python -m dds my_module:log_density --dim 5
+  python -m dds --resume dds-output
+  python -m dds --load dds-output --samples 100000
+"""
 
 
 def run(
@@ -49,9 +57,7 @@ def run(
     load: Path | None = None,
     version: bool = False,
 ) -> None:
-    """Trains a denoising diffusion sampler on a target, reports log Z with its error and draws the samples.
-
-    Ctrl-C stops the training; what there is by then is evaluated and saved.
+    """Trains a sampler on a target, reports on it and draws it.
 
     Args:
         target: A name (funnel, gaussian, mixture, ionosphere, sonar, german_credit, seeds, brownian, cox_process,
@@ -168,7 +174,7 @@ def chosen(options: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Runs the command; what the user got wrong is said in one line, without a traceback."""
     try:
-        tyro.cli(run, prog="python -m dds", description=f"{run.__doc__.split('Args:')[0].strip()}\n\n{EXAMPLES}")
+        tyro.cli(run, prog="python -m dds", description=HELP)
     except (ValueError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -47,7 +47,7 @@ def train(
     left = recipe.updates - int(state.updates)
     if left == 0:
         return training.Fit(state.params, history, state)
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous: dict[int, Any] = {int(n): signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         family, loss, optimiser = recipe[:3]
         fit = training.resume(state, family, loss, optimiser, left, block=BLOCK, callback=callback)

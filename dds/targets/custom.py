@@ -142,7 +142,7 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Target
 def flatten(like: Any) -> tuple[int, Callable[[State], Any] | None]:
     """The dimension of a point, and the way from it to parameters like an example, if these are not the point."""
     if isinstance(like, int | np.integer) and not isinstance(like, bool):
-        require(like >= 1, "like", like, "a dimension of at least 1, or an example PyTree of parameters")
+        require(bool(like >= 1), "like", like, "a dimension of at least 1, or an example PyTree of parameters")
         return int(like), None
     leaves = jax.tree.leaves(like)
     floating = bool(leaves) and all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves)

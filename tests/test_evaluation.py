@@ -1,0 +1,197 @@
+"""Every doubt is raised on the one side of its limit, and not on the other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dds import evaluation
+from dds.evaluation import Report, doubts, summarise, verdict
+
+EVEN = np.zeros(1000, np.float32)
+GOOD = Report(
+    paths=10_000,
+    log_z=1.0,
+    log_z_standard_error=0.01,
+    log_z_true=1.0,
+    elbo=0.9,
+    eubo=1.1,
+    ess=0.8,
+    forward_ess=0.8,
+    pareto_k=0.2,
+    missed_mass=0.01,
+)
+
+
+def with_some(count, value, total=1000, rest=0.0):
+    """Log weights of which the first few have another value."""
+    return np.concatenate([np.full(count, value), np.full(total - count, rest)]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        ({"pareto_k": 0.699}, {"pareto_k": 0.701}, "Pareto k is 0.70, above 0.70"),
+        ({"paths": 400, "pareto_k": 0.61}, {"paths": 400, "pareto_k": 0.62}, "Pareto k is 0.62, above 0.62"),
+        ({"paths": 100, "ess": 1.0, "pareto_k": 0.49}, {"paths": 100, "ess": 1.0, "pareto_k": 0.51}, "above 0.50"),
+        ({"pareto_k": -np.inf}, {"pareto_k": np.nan}, "Pareto k is nan"),
+        ({"ess": 0.01}, {"ess": 0.0099}, "10000 paths are worth only 99 samples"),
+        ({"ess": 0.01}, {"ess": np.nan, "forward_ess": None}, "worth only nan samples"),
+        ({"forward_ess": 0.4}, {"forward_ess": 0.399}, "seen from exact samples the ESS is 0.4, not 0.8"),
+        ({"forward_ess": None}, {"forward_ess": np.nan}, "seen from exact samples the ESS is nan"),
+        ({"missed_mass": 0.03}, {"missed_mass": 0.031}, "of points found by other means 3% have weights that 1%"),
+        ({"missed_mass": None}, {"missed_mass": np.nan}, "the check by points found by other means failed"),
+        ({"log_z_true": 1.039}, {"log_z_true": 1.041}, "log Z is off the truth by 0.041"),
+        ({"log_z_true": 0.961}, {"log_z_true": 0.959}, "log Z is off the truth by 0.041"),
+        ({"log_z_true": None}, {"log_z_true": np.nan}, "the true log Z or its error is not a finite number"),
+        ({}, {"log_z_true": np.inf}, "the true log Z or its error is not a finite number"),
+        # The two errors add as they do for independent estimates: 4 * hypot(0.01, 0.0075) is 0.05.
+        (
+            {"log_z_true": 1.0499, "log_z_true_error": 0.0075},
+            {"log_z_true": 1.0501, "log_z_true_error": 0.0075},
+            "off the truth",
+        ),
+        ({"log_z_true_error": 1.0}, {"log_z_true_error": np.nan}, "the true log Z or its error is not a finite number"),
+        ({}, {"log_z_true_error": np.inf}, "the true log Z or its error is not a finite number"),
+        ({"elbo": -np.inf}, {"elbo": np.inf}, "some weights are infinite or not a number"),
+        ({}, {"log_z": np.nan, "log_z_true": None}, "some weights are infinite or not a number, or all are zero"),
+        ({"log_z_true": None}, {"log_z": -np.inf, "log_z_true": None}, "or all are zero"),
+        ({}, {"log_z_standard_error": np.nan, "log_z_true": None}, "some weights are infinite or not a number"),
+    ],
+)
+def test_limits(good, bad, message):
+    assert doubts(GOOD._replace(**good)) == []
+    (doubt,) = doubts(GOOD._replace(**bad))
+    assert message in doubt
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        # Half of the target is hardly visited; or the sampler's weights are as uneven as the target's.
+        (with_some(500, 0.9), with_some(500, 12.0), "the sampler hardly visits a part of the target"),
+    ],
+)
+def test_exact_samples_show_what_is_missed(good, bad, message):
+    assert doubts(summarise(EVEN, forward_log_weights=good)) == []
+    (doubt,) = doubts(summarise(EVEN, forward_log_weights=bad))
+    assert message in doubt
+
+
+def test_points_found_by_other_means_show_what_is_missed():
+    for count, missed in ((30, False), (31, True)):
+        report = summarise(EVEN, explored_log_weights=with_some(count, 2.0))
+        assert report.missed_mass == pytest.approx(count / 1000)
+        assert bool(doubts(report)) == missed
+    # Weights that 1 % of the target or more has are known to the sampler: points like these are not missed.
+    known = with_some(50, 2.0)
+    assert summarise(known, explored_log_weights=known).missed_mass == 0
+    # One path that saw a weight by chance has not seen what fifty times as many points say is there.
+    assert summarise(with_some(1, 2.0), explored_log_weights=known).missed_mass == pytest.approx(0.05)
+    # Points may have weight zero, and weights that differ by rounding are the same.
+    assert summarise(EVEN, explored_log_weights=with_some(500, -np.inf)).missed_mass == 0
+    assert summarise(EVEN, explored_log_weights=EVEN + np.float32(1e-4)).missed_mass == 0
+
+
+@pytest.mark.parametrize("name", ["forward_log_weights", "explored_log_weights"])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        with_some(1, np.nan),
+        with_some(1, np.inf),
+        with_some(1000, np.inf),
+        with_some(1000, -np.inf),
+        with_some(500, np.inf, rest=-np.inf),
+        np.zeros(0, np.float32),
+    ],
+    ids=["one NaN", "one inf", "all inf", "all -inf", "both", "none"],
+)
+def test_broken_evidence_counts_against_trust(name, weights):
+    report = summarise(EVEN, **{name: weights})
+    assert len(doubts(report)) == 1
+    assert verdict(report).startswith("Do not trust log Z and the weighted samples: ")
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [with_some(1, np.nan), with_some(1, np.inf), with_some(1000, -np.inf), with_some(500, np.inf, rest=-np.inf)],
+    ids=["one NaN", "one inf", "all -inf", "both"],
+)
+def test_broken_weights(weights):
+    report = summarise(weights, log_z_true=0.0, forward_log_weights=EVEN, explored_log_weights=EVEN)
+    assert "some weights are infinite or not a number, or all are zero" in doubts(report)[0]
+    assert np.isnan(report.missed_mass)
+
+
+@pytest.mark.parametrize("count", [500, 900, 901])
+def test_weights_of_zero_are_no_fault(count):
+    report = summarise(with_some(count, -np.inf))
+    assert report.elbo == -np.inf
+    assert report.ess == pytest.approx(1 - count / 1000)
+    assert bool(doubts(report)) == (count == 901)  # 99 samples
+
+
+@pytest.mark.parametrize(
+    ("weights", "few"),
+    [
+        (with_some(1, 20.0), True),
+        (with_some(1, 0.0, rest=-1000.0), True),
+        (with_some(10, 0.0, rest=-1000.0), True),
+        (3 * np.asarray(jax.random.normal(jax.random.key(0), (1000,))), True),
+        (0.3 * np.asarray(jax.random.normal(jax.random.key(0), (1000,))), False),
+    ],
+)
+def test_heavy_tails(weights, few):
+    assert any("a few paths carry the estimate" in doubt for doubt in doubts(summarise(weights))) == few
+
+
+VALUES = st.sampled_from([-np.inf, -3e38, -1000.0, -1.0, 0.0, 1e-7, 1.0, 80.0, 1e5, 3e38, np.inf, np.nan])
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    *[st.lists(st.tuples(VALUES, st.integers(0, 120)), max_size=4) for _ in range(3)],
+    st.floats(),
+    st.floats(min_value=0),
+)
+def test_no_weights_can_make_it_fail(own, forward, explored, truth, error):
+    """A training that is finished is never lost to its evaluation."""
+    own, forward, explored = (
+        np.concatenate([np.full(count, value, np.float32) for value, count in groups] + [np.zeros(least, np.float32)])
+        for groups, least in ((own, 25), (forward, 0), (explored, 0))
+    )
+    report = summarise(
+        own, log_z_true=truth, log_z_true_error=error, forward_log_weights=forward, explored_log_weights=explored
+    )
+    words = verdict(report)
+    assert words.startswith(("Trust", "Do not trust"))
+    if any(not np.all(weights < np.inf) or weights.size == 0 for weights in (own, forward, explored)):
+        assert words.startswith("Do not trust")
+
+
+def test_verdicts_say_what_was_checked():
+    assert "without exact samples nothing here can show a mode" in verdict(summarise(EVEN))
+    assert "neither the paths nor tempered particles found" in verdict(summarise(EVEN, explored_log_weights=EVEN))
+    assert verdict(summarise(EVEN, forward_log_weights=EVEN)).endswith("also as seen from exact samples.")
+    several = verdict(summarise(with_some(1, 20.0), log_z_true=0.0))
+    assert several.count("; ") == len(doubts(summarise(with_some(1, 20.0), log_z_true=0.0))) - 1 >= 1
+
+
+def test_figures_of_known_weights():
+    report = summarise(jnp.log(jnp.array([1.0, 3.0])).repeat(500), log_z_true=0.7, log_z_true_error=0.1)
+    assert report.paths == 1000
+    assert report.log_z == pytest.approx(np.log(2))
+    assert report.log_z_standard_error == pytest.approx(0.5 / np.sqrt(999))
+    assert report.elbo == pytest.approx(np.log(3) / 2)
+    assert report.ess == pytest.approx(0.8)
+    assert (report.log_z_true, report.log_z_true_error) == (0.7, 0.1)
+    assert report.eubo is report.forward_ess is report.missed_mass is None
+    assert Report._fields[-2:] == ("missed_mass", "log_z_true_error")
+
+
+def test_too_few_paths_are_refused():
+    with pytest.raises(ValueError, match="log_weights must be 25 or more, got 24 of them"):
+        summarise(np.zeros(24, np.float32))
+    assert evaluation.summarise(np.zeros(25, np.float32)).paths == 25
