@@ -107,8 +107,8 @@ def effective_sample_size(log_weights: LogWeights) -> Scalar:
         >>> round(float(effective_sample_size(jnp.zeros(5))), 4)
         1.0
     """
-    log_sum, log_sum_squares = jax.nn.logsumexp(log_weights), jax.nn.logsumexp(2 * log_weights)
-    return jnp.exp(2 * log_sum - log_sum_squares) / log_weights.size
+    relative = _relative(log_weights)
+    return jnp.exp(2 * jax.nn.logsumexp(relative) - jax.nn.logsumexp(2 * relative)) / relative.size
 
 
 @typed
@@ -128,8 +128,14 @@ def forward_effective_sample_size(log_weights: LogWeights) -> Scalar:
         >>> round(float(forward_effective_sample_size(jnp.zeros(5))), 4)
         1.0
     """
-    log_mean, log_mean_inverse = (jax.nn.logsumexp(sign * log_weights) - jnp.log(log_weights.size) for sign in (1, -1))
+    relative = _relative(log_weights)
+    log_mean, log_mean_inverse = (jax.nn.logsumexp(sign * relative) - jnp.log(relative.size) for sign in (1, -1))
     return jnp.exp(-log_mean - log_mean_inverse)
+
+
+def _relative(log_weights: LogWeights) -> Array:
+    """Log weights relative to the largest: a constant that the density lacks, often large, would cost digits."""
+    return jnp.asarray(log_weights) - jnp.max(log_weights)
 
 
 @typed

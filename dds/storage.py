@@ -4,7 +4,6 @@ import io
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -145,8 +144,6 @@ def write_atomically(path: str | PathLike[str], write: Callable[[BinaryIO], Any]
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -176,9 +173,8 @@ def _read(path: str | PathLike[str], arrays_too: bool = True) -> tuple[dict[str,
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
     leaves = [(jax.tree_util.keystr(path) or "leaf", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     names = [name for name, _ in leaves]
-    require(
-        len({*names, _HEADER}) == len(names) + 1, "the names of the leaves", names, f"different, none of them {_HEADER}"
-    )
+    different = len({*names, _HEADER}) == len(names) + 1
+    require(different, "the names of the leaves", names, f"different, none of them {_HEADER}")
     return leaves
 
 

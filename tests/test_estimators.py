@@ -62,10 +62,72 @@ def test_pareto_k_finds_the_shape_of_the_tail(shape):
     assert estimators.pareto_k(np.log(weights)) == pytest.approx(shape, abs=0.1)
 
 
-def test_pareto_k_of_degenerate_weights():
-    assert estimators.pareto_k(np.zeros(100)) == -np.inf
-    assert estimators.pareto_k(np.append(np.zeros(100), np.nan)) == np.inf
-    assert estimators.pareto_k(np.full(100, -np.inf)) == np.inf
+NORMALS = np.random.default_rng(0).normal(size=1000)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e5])
+@pytest.mark.parametrize(
+    ("log_w", "k"),
+    [
+        (np.zeros(100), -np.inf),
+        (np.append(np.zeros(100), np.nan), np.inf),
+        (np.append(np.zeros(100), np.inf), np.inf),
+        (np.full(100, -np.inf), np.inf),
+        # One weight carries everything, or so few that there is no tail to fit.
+        (np.append(0.0, np.full(999, -1000.0)), np.inf),
+        (np.append(20.0, np.zeros(999)), np.inf),
+        (np.append(-0.1 * np.arange(24), np.full(976, -1000.0)), np.inf),
+        (np.append(-0.1 * np.arange(24), np.full(976, -np.inf)), np.inf),
+        *((spread * NORMALS[:count], np.inf) for spread in (1e3, 1e4, 1e6) for count in (25, 100, 1000)),
+        # All of the tail is the same; one of it is not the largest.
+        (np.append(np.zeros(500), np.full(500, -np.inf)), -np.inf),
+        (np.append(np.zeros(94), np.full(906, -1.0)), -np.inf),
+        (np.append(np.zeros(25), np.full(975, -np.inf)), -np.inf),
+    ],
+)
+def test_pareto_k_of_degenerate_weights(log_w, k, shift):
+    assert estimators.pareto_k(np.random.default_rng(1).permutation(log_w) + shift) == k
+
+
+def test_pareto_k_of_bounded_weights_is_light():
+    for log_w in (np.append(np.zeros(93), np.full(907, -1.0)), np.append(np.ones(5), np.zeros(995))):
+        assert estimators.pareto_k(log_w) < 0.1
+
+
+def test_weights_of_zero_have_no_part_in_the_tail():
+    log_w = np.log(scipy.stats.genpareto.rvs(0.6, size=20_000, random_state=1))
+    with_zeros = np.append(log_w, np.full(500_000, -np.inf))
+    assert estimators.pareto_k(with_zeros) == estimators.pareto_k(log_w) == pytest.approx(0.6, abs=0.1)
+
+
+def test_pareto_k_needs_a_tail():
+    with pytest.raises(ValueError, match="log_weights must be 25 or more, got 24 of them"):
+        estimators.pareto_k(np.zeros(24))
+
+
+def test_pareto_k_of_all_numbers():
+    for size in (1.0, 1e308):
+        assert estimators.pareto_k(np.append(-size * np.ones(50), size * np.ones(50))) == -np.inf
+
+
+def test_a_large_constant_costs_the_effective_sample_sizes_no_digits():
+    log_w = np.array([0, 1, 2, 3], np.float32)
+    for fraction in (estimators.effective_sample_size, estimators.forward_effective_sample_size):
+        assert fraction(log_w + np.float32(2e6)) == pytest.approx(float(fraction(log_w)), rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [[0.0, np.nan], [0.0, np.inf], [-np.inf, -np.inf], [np.nan, np.nan]])
+def test_resampling_refuses_weights_that_are_none(bad):
+    with pytest.raises(ValueError, match=r"log_weights must be (numbers below infinity|somewhere finite), got"):
+        estimators.resample(jax.random.key(0), jnp.array(bad), 3)
+    traced = jax.jit(estimators.resample, static_argnums=2)(jax.random.key(0), jnp.array(bad), 3)
+    assert traced.shape == (3,)  # compiled code cannot refuse
+
+
+def test_resampling_draws_one_or_more():
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        estimators.resample(jax.random.key(0), jnp.zeros(2), 0)
+    assert estimators.resample(jax.random.key(0), np.zeros(2, np.float32), 1).shape == (1,)
 
 
 def test_resampling_follows_the_weights_within_one_copy():
