@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dds import normal, smc
 from dds.checks import require, typed
-from dds.types import KeyArray, LogDensity, Normal, Scalar, State
+from dds.types import Arrays, KeyArray, LogDensity, Normal, Scalar, State
 
 DENSE = 128
 """The dimension up to which `search` averages Hessians over draws."""
@@ -127,7 +127,7 @@ def variational(
 
 
 @typed
-def moments(samples: Float[Array, "samples dim"]) -> Normal:
+def moments(samples: Float[Arrays, "samples dim"]) -> Normal:
     """The normal distribution that has the mean and covariance of samples.
 
     Args:

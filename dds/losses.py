@@ -27,11 +27,11 @@ A loss is a function of `(sampler, key)`; what else it takes is bound by `functo
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from dds.checks import require, typed
 from dds.paths import noise_path, retrace, sample_path
-from dds.types import KeyArray, LogDensity, LogWeights, Path, Sampler, Scalar
+from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Path, Sampler, Scalar
 
 
 @typed
@@ -129,7 +129,7 @@ def reverse_kl(
 
 @typed
 def forward_kl(
-    sampler: Sampler, key: KeyArray, *, log_density: LogDensity, points: Float[Array, "points dim"], paths: int
+    sampler: Sampler, key: KeyArray, *, log_density: LogDensity, points: Float[Arrays, "points dim"], paths: int
 ) -> Scalar:
     r"""The loss that covers modes, $\frac1N \sum_n \log w_n$ over paths noised from points of the target.
 

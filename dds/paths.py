@@ -239,7 +239,7 @@ def noise_path(key: KeyArray, sampler: Sampler, x: State) -> Path:
     start = Visit(end, sampler.kernel.apply(end, last))
     inputs = (sampler.reference.rows, here, noise[:-1, :dim])
     _, (states, increments) = jax.lax.scan(jax.checkpoint(move, prevent_cse=False), start, inputs, reverse=True)
-    return _path(sampler, sampler.prior, jnp.concatenate([states, end[None]]), increments, x)
+    return _path(sampler, sampler.prior, jnp.concatenate([states, end[None]]), increments, jnp.asarray(x))
 
 
 @typed

@@ -173,9 +173,7 @@ def resume(
     params = jax.eval_shape(family.init, state.key)
     _require_like("the parameters of state", state.params, params)
     _require_like("the optimiser's part of state", state.optimiser, jax.eval_shape(_guard(optimiser).init, params))
-    require_scalar(
-        jax.eval_shape(lambda *given: loss(family.sampler(given[0]), given[1]), state.params, state.key), "loss"
-    )
+    require_scalar(_value.eval_shape(family, loss, state.params, state.key), "loss")
 
     state = jax.tree.map(jnp.copy, state)
     history: list[np.ndarray] = []
@@ -203,6 +201,12 @@ def _require_like(argument: str, tree: Params, like: Params) -> None:
 
 def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
     return optax.apply_if_finite(optimiser, max_consecutive_errors=np.iinfo(np.int32).max)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _value(family: Family, loss: Loss, params: Params, key: KeyArray):
+    """For its shape, which the checks of later runs find where it was kept by the first."""
+    return loss(family.sampler(params), key)
 
 
 # The number of updates is an argument, not a shape: a last, shorter block runs the same program, so how training is

@@ -17,8 +17,8 @@ PAGES = {page.name: page.read_text() for page in (ROOT / "docs/api").glob("*.md"
 def modules():
     """The modules that users see: not the command, not those for the library's own use."""
     names = (module.name for module in pkgutil.walk_packages(dds.__path__, "dds."))
-    hidden = {"dds.__main__", "dds.checks"}
-    return [importlib.import_module(name) for name in names if name not in hidden and "._" not in name]
+    hidden = re.compile(r"dds\.(__main__|checks|cli(\..*)?)|.*\._.*")
+    return [importlib.import_module(name) for name in names if not hidden.fullmatch(name)]
 
 
 def public(module):

@@ -49,17 +49,17 @@ def test_value_and_gradient_match_the_closed_form_far_out(precision, v):
     point = jnp.asarray(np.concatenate([[v], x]))
     value, gradient = jax.value_and_grad(funnel(dim, scale=scale).log_density)(point)
 
-    log_law = scipy.stats.norm.logpdf(v, 0, scale) + scipy.stats.norm.logpdf(x, 0, np.exp(v / 2)).sum()
+    log_value = scipy.stats.norm.logpdf(v, 0, scale) + scipy.stats.norm.logpdf(x, 0, np.exp(v / 2)).sum()
     in_v = -v / scale**2 + 0.5 * np.sum(x**2 * np.exp(-v)) - 0.5 * (dim - 1)
     exact = np.concatenate([[in_v], -x * np.exp(-v)])
     tolerance = {"float32": 1e-5, "float64": 1e-12}[precision]
     assert value.dtype == precision
-    np.testing.assert_allclose(value, log_law, rtol=tolerance)
+    np.testing.assert_allclose(value, log_value, rtol=tolerance)
     # Rounding of v itself moves exp(-v) by |v| roundings.
     np.testing.assert_allclose(gradient, exact, rtol=(1 + abs(v)) * tolerance, atol=(1 + abs(v)) * tolerance)
 
 
-def test_two_coordinates_have_the_law_of_the_funnel_in_the_plane():
+def test_two_coordinates_are_distributed_as_the_funnel_in_the_plane():
     x = jax.vmap(funnel(10).sample)(jax.random.split(jax.random.key(0), 50_000))[:, :2]
     y = jax.vmap(funnel(2).sample)(jax.random.split(jax.random.key(1), 50_000))
     for column in (0, 1):

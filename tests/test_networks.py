@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dds import losses, networks, ou, reversal, sampler, schedules
+from dds import families, losses, networks, normal, paths, schedules
 from dds.targets import funnel
-from dds.types import Network, Sampler
+from dds.types import Network
 
 
 def row(network, params, k, steps=8):
@@ -61,15 +61,12 @@ def test_the_table_is_made_once_a_batch():
         return network.tabulate(params, steps)
 
     counted = Network(network.init, tabulate, network.apply)
-    noising = ou.process(schedules.cosine(4, total=1.0), 1.0)
+    family = families.dds(counted, schedules.cosine(4, total=1.0), normal.standard(2))
 
     @jax.jit
     def draw(params, keys):
-        kernel = reversal.denoising_kernel(
-            noising, lambda y, row: counted.apply(params, y, row), counted.tabulate(params, 4)
-        )
-        law = Sampler(ou.stationary(noising, 2), noising, kernel)
-        return jax.vmap(lambda key: sampler.sample_path(key, law).trajectory.states[-1])(keys)
+        sampler = family.sampler(params)
+        return jax.vmap(lambda key: paths.sample_path(key, sampler).x)(keys)
 
     draw(network.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 10))
     assert calls == [4]
@@ -78,17 +75,16 @@ def test_the_table_is_made_once_a_batch():
 def test_a_network_of_ones_own_fits():
     # A linear control, from a closure: no more than the same three functions.
     target = funnel(2)
-    noising = ou.process(schedules.cosine(4, total=1.0), 1.0)
     own = Network(
         init=lambda key: {"matrix": 0.1 * jax.random.normal(key, (2, 2))},
         tabulate=lambda params, steps: jnp.linspace(0, 1, steps),
         apply=lambda params, y, time: time * params["matrix"] @ y,
     )
 
+    family = families.dds(own, schedules.cosine(4, total=1.0), normal.standard(2))
+
     def loss(params, key):
-        kernel = reversal.denoising_kernel(noising, lambda y, time: own.apply(params, y, time), own.tabulate(params, 4))
-        path = sampler.sample_path(key, Sampler(ou.stationary(noising, 2), noising, kernel))
-        return losses.reverse_kl(losses.log_weight(path, noising, target.log_density)[None])
+        return losses.reverse_kl(family.sampler(params), key, log_density=target.log_density, paths=1)
 
     gradient = jax.grad(loss)(own.init(jax.random.key(0)), jax.random.key(1))
     assert np.isfinite(gradient["matrix"]).all()

@@ -29,3 +29,14 @@ def test_cosine_is_the_authors_grid_without_its_empty_last_step():
 @pytest.mark.parametrize("schedule", ALL)
 def test_dtype_follows_the_precision(schedule, precision):
     assert schedule(4, total=1.0).dtype == precision
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_a_fraction_that_rounds_to_one_is_refused(schedule, precision):
+    total = {"float32": 1 - 1e-9, "float64": 1 - 1e-17}[precision]
+    with pytest.raises(ValueError, match=r"every noise fraction b_k .* must be in \(0, 1\), got \[1\.\]"):
+        schedule(1, total=total)
+
+
+def test_a_fraction_next_to_one_is_not(float64):
+    assert schedules.constant(1, total=1 - 1e-9)[0] < 1

@@ -1,4 +1,4 @@
-"""Populations of the target, and what they say of a sampler that misses a part of it."""
+"""Tempered particles, and what they say of a sampler that misses a part of the target."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from problems import log_weights
 
-from dds import exploration, losses, ou, reversal, sampler, schedules, targets, whitening
-from dds.report import doubts, report
+from dds import coordinates, kernels, losses, paths, references, schedules, smc, targets
+from dds.evaluation import doubts, summarise
 from dds.types import Normal, Sampler
 
 
@@ -16,10 +16,10 @@ def test_a_population_has_the_law_of_the_target():
     # A quartic density shows at once if proposals are not rejected as they should be.
     target = targets.many_well(4)
     start = Normal(jnp.full(4, 0.5), jnp.array(2.0))
-    population = exploration.temper(jax.random.key(0), target.log_density, start, 8000)
+    points = smc.temper(jax.random.key(0), target.log_density, start, 8000).points
     exact = jax.vmap(target.sample)(jax.random.split(jax.random.key(1), 8000))
     for f in (lambda x: x > 0, jnp.abs, jnp.square, jnp.cos):
-        one, two = np.asarray(f(population), float), np.asarray(f(exact), float)
+        one, two = np.asarray(f(points), float), np.asarray(f(exact), float)
         error = np.sqrt((5 * one.var(axis=0) + two.var(axis=0)) / 8000)
         assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * error)
 
@@ -30,14 +30,14 @@ def test_coordinates_change_how_chains_move_not_where_they_end(scale):
     mean, covariance = jnp.array([3.0, 2.0]), jnp.array([[9.0, 8.7], [8.7, 8.5]])
     start = Normal(jnp.zeros(2), jnp.array(4.0))
     points = np.asarray(
-        exploration.temper(
+        smc.temper(
             jax.random.key(0),
             targets.gaussian(mean, covariance).log_density,
             start,
             4000,
-            moves=50,
+            mcmc_steps=50,
             coordinates=Normal(jnp.ones(2), scale),
-        )
+        ).points
     )
     error = np.sqrt(5 * np.diagonal(covariance) / 4000)
     assert np.all(np.abs(points.mean(axis=0) - mean) < 5 * error)
@@ -46,14 +46,14 @@ def test_coordinates_change_how_chains_move_not_where_they_end(scale):
 
 def test_a_population_starts_from_the_start_whatever_the_coordinates():
     start = Normal(jnp.zeros(2), jnp.array(1.0))
-    points = exploration.temper(
+    points = smc.temper(
         jax.random.key(0),
         lambda x: -0.5 * jnp.sum(x**2),
         start,
         2000,
-        moves=1,
+        mcmc_steps=1,
         coordinates=Normal(jnp.full(2, 50.0), jnp.array(2.0)),
-    )
+    ).points
     assert np.all(np.abs(np.mean(points, axis=0)) < 5 / np.sqrt(2000))
     np.testing.assert_allclose(np.std(points, axis=0), 1, atol=5 / np.sqrt(4000))
 
@@ -63,7 +63,7 @@ def test_points_without_density_are_lost():
         return jnp.where(x[0] > 0, -0.5 * jnp.sum(x**2), -jnp.inf)
 
     start = Normal(jnp.zeros(2), jnp.array(1.0))
-    assert np.all(exploration.temper(jax.random.key(0), log_density, start, 500)[:, 0] > 0)
+    assert np.all(smc.temper(jax.random.key(0), log_density, start, 500).points[:, 0] > 0)
 
 
 def test_the_last_stage_goes_to_the_target():
@@ -72,57 +72,70 @@ def test_the_last_stage_goes_to_the_target():
     def log_density(x):
         return -50 * jnp.sum((x - 3) ** 2)
 
-    one, many = (exploration.temper(jax.random.key(0), log_density, start, 500, stages=n, moves=1) for n in (1, 500))
+    one, many = (smc.temper(jax.random.key(0), log_density, start, 500, max_stages=n, mcmc_steps=1).points for n in (1, 500))
     assert np.mean(one) > 2
     assert not np.array_equal(one, many)
 
 
-@pytest.mark.parametrize(("option", "value"), [("count", 1), ("moves", 0), ("keep", 1.0), ("keep", 0.0), ("stages", 0)])
+@pytest.mark.parametrize(("option", "value"), [("count", 1), ("mcmc_steps", 0), ("ess_threshold", 1.0), ("ess_threshold", 0.0), ("max_stages", 0)])
 def test_options_of_temper(option, value):
     start = Normal(jnp.zeros(1), jnp.ones(()))
     options = {"count": 10, option: value}
     with pytest.raises(ValueError, match=f"{option} must be"):
-        exploration.temper(jax.random.key(0), lambda x: -(x @ x), start, **options)
+        smc.temper(jax.random.key(0), lambda x: -(x @ x), start, **options)
 
 
-def figures_of(law, target, start):
-    log_w = log_weights(jax.random.key(0), law, target.log_density, 10_000)
+def test_a_density_that_is_nowhere_finite_is_refused():
+    start = Normal(jnp.zeros(2), jnp.ones(()))
+    with pytest.raises(ValueError, match="log_density must be finite where the particles start"):
+        smc.temper(jax.random.key(0), lambda x: jnp.nan * jnp.sum(x), start, 10)
 
-    points = exploration.temper(jax.random.key(1), target.log_density, start, 200)
+
+def test_log_z_of_the_particles():
+    start, target = Normal(jnp.zeros(2), jnp.array(3.0)), targets.gaussian(jnp.ones(2), 0.3 * jnp.eye(2))
+    particles = smc.temper(jax.random.key(0), lambda x: target.log_density(x) + 4, start, 4000)
+    assert particles.log_z == pytest.approx(4, abs=0.1)
+    assert particles.evaluations == particles.stages * 4000 * 12
+
+
+def figures_of(sampler, target, start):
+    log_w = log_weights(jax.random.key(0), sampler, target.log_density, 10_000)
+    points = smc.temper(jax.random.key(1), target.log_density, start, 200).points
 
     @jax.jit
     @jax.vmap
     def back(key, x):
-        path = sampler.retrace(sampler.noise_path(key, law, x), law)
-        return losses.log_weight(path, law.reference, target.log_density)
+        return losses.log_weight(paths.noise_path(key, sampler, x), target.log_density)
 
-    return report(log_w, explored_log_weights=back(jax.random.split(jax.random.key(2), 200), points))
+    return summarise(log_w, explored_log_weights=back(jax.random.split(jax.random.key(2), 200), points))
 
 
 def test_a_sampler_that_sees_only_right_hand_wells_is_found_out():
     # Its weights look fine: a high effective sample size, a light tail, and a log Z that is off by 2 log 0.844.
     target = targets.many_well(4)
-    right = whitening.laplace(target.log_density, jnp.tile(jnp.array([1.7, 0.0]), 2))
-    reference = ou.process(schedules.cosine(16, total=4.0), 1.0)
-    kernel = reversal.gaussian_kernel(reference, right.mean, right.scale @ right.scale.T)
-    law = Sampler(reversal.gaussian_marginal(reference, right.mean, right.scale @ right.scale.T, 0), reference, kernel)
-    figures = figures_of(law, target, Normal(jnp.zeros(4), jnp.array(2.0)))
+    right = coordinates.laplace(target.log_density, jnp.tile(jnp.array([1.7, 0.0]), 2))
+    fractions, covariance = schedules.cosine(16, total=4.0), right.scale @ right.scale.T
+    kernel = kernels.gaussian(fractions, right.mean, covariance)
+    prior = kernels.gaussian_marginal(fractions, right.mean, covariance)
+    place = Normal(jnp.zeros(4), jnp.ones(()))
+    sampler = Sampler(prior, references.ou(fractions, 4), kernel, place)
+    figures = figures_of(sampler, target, Normal(jnp.zeros(4), jnp.array(2.0)))
     assert figures.ess > 0.7
     assert figures.pareto_k < 0.7
     assert figures.log_z == pytest.approx(target.log_z + 2 * np.log(0.844), abs=0.03)
     # The share of points with a left-hand well, with three errors of 200 independent points.
-    assert figures.unseen == pytest.approx(1 - 0.844**2, abs=0.1)
+    assert figures.missed_mass == pytest.approx(1 - 0.844**2, abs=0.1)
     (reason,) = doubts(figures)
     assert "found by other means" in reason
 
 
 def test_a_sampler_that_misses_nothing_is_not_suspected():
     mean, covariance = jnp.array([1.0, -2.0]), jnp.array([[2.0, 0.5], [0.5, 1.0]])
-    target = targets.gaussian(mean, covariance)
-    reference = ou.process(schedules.cosine(32, total=3.0), 1.5)
-    control = reversal.gaussian_control(reference, mean, covariance)
-    law = Sampler(ou.stationary(reference, 2), reference, reversal.denoising_kernel(reference, control))
-    figures = figures_of(law, target, ou.stationary(reference, 2))
+    target, place = targets.gaussian(1.5 * mean, 2.25 * covariance), Normal(jnp.zeros(2), jnp.array(1.5))
+    fractions = schedules.cosine(32, total=3.0)
+    reference = references.ou(fractions, 2)
+    kernel = kernels.denoising(fractions, kernels.gaussian_control(fractions, mean, covariance))
+    figures = figures_of(Sampler(reference.start, reference, kernel, place), target, place)
     assert figures.ess < 0.99  # nor is it perfect
-    assert figures.unseen < 0.02
+    assert figures.missed_mass < 0.02
     assert doubts(figures) == []
