@@ -46,6 +46,9 @@ def first_visit(sampler: Sampler, noise: State) -> Visit:
     Returns:
         The state, with the kernel's transitions there.
 
+    Raises:
+        ValueError: If the kernel returns something else.
+
     Example:
         >>> from dds import families, schedules
         >>> fixed = families.importance(normal.standard(2))
@@ -53,7 +56,10 @@ def first_visit(sampler: Sampler, noise: State) -> Visit:
         [1.0, 1.0]
     """
     state = normal.reparameterise(sampler.prior, noise)
-    return Visit(state, sampler.kernel.apply(state, jax.tree.map(lambda row: row[0], sampler.kernel.rows)))
+    transitions = sampler.kernel.apply(state, jax.tree.map(lambda row: row[0], sampler.kernel.rows))
+    is_one = isinstance(transitions, Transitions)
+    require(is_one, "what the kernel returns", f"a {type(transitions).__name__}", "Transitions")
+    return Visit(state, transitions)
 
 
 @typed

@@ -199,6 +199,11 @@ def _require_like(argument: str, tree: Params, like: Params) -> None:
         require(False, f"{argument}{name}", first.get(name, "nothing"), f"{second.get(name, 'absent')}")
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _value(family: Family, loss: Loss, params: Params, key: KeyArray):
+    return loss(family.sampler(params), key)
+
+
 def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
     return optax.apply_if_finite(optimiser, max_consecutive_errors=np.iinfo(np.int32).max)
 
@@ -222,8 +227,7 @@ def _run_block(
 ):
     guarded = _guard(optimiser)
 
-    def value_of(params: Params, key: KeyArray):
-        return loss(family.sampler(params), key)
+    value_of = partial(_value, family, loss)
 
     def update(i: Int[Array, ""], carry: tuple[TrainingState, Float[Array, " block"]]):
         (params, optimiser_state, key, updates), losses = carry

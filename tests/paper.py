@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dds import estimators, losses, networks, ou, reversal, sampler, schedules, targets, training
-from dds.types import Sampler
+from dds import estimators, families, losses, networks, normal, paths, schedules, targets, training
+from dds.types import Normal
 
 ALPHA = {64: 1.075, 128: 0.6875}
 SIGMA = 1.075
@@ -24,37 +24,26 @@ BATCH, REPEATS, PATHS = 300, 30, 2000
 
 
 def run(steps: int, updates: int, loss: str, stop_score: bool, seed: int) -> dict[str, object]:
-    target = targets.funnel(10)
-    noising = ou.process(schedules.cosine(steps, total=ALPHA[steps] ** 2 * 0.05 * steps), SIGMA)
-    prior = ou.stationary(noising, target.dim)
-    network = networks.mlp(target.dim, jax.grad(target.log_density), stop_score=stop_score)
-
-    def draw(params, key, freeze_laws=False):
-        control = partial(network.apply, params)
-        kernel = reversal.denoising_kernel(noising, control, network.tabulate(params, steps))
-        path = sampler.sample_path(key, Sampler(prior, noising, kernel), freeze_laws=freeze_laws)
-        return losses.log_weight(path, noising, target.log_density), path.trajectory.states[-1]
-
-    def batch_loss(params, key):
-        one = partial(draw, params, freeze_laws=loss == "stl")
-        return losses.reverse_kl(jax.vmap(lambda key: one(key)[0])(jax.random.split(key, BATCH)))
+    target, place = targets.funnel(10), Normal(jnp.zeros(10), jnp.array(SIGMA))
+    network = networks.mlp(10, jax.grad(normal.pull_back(place, target.log_density)), stop_score=stop_score)
+    family = families.dds(network, schedules.cosine(steps, total=ALPHA[steps] ** 2 * 0.05 * steps), place)
+    stick = loss == "stl"
+    batch_loss = partial(losses.reverse_kl, log_density=target.log_density, paths=BATCH, stick_the_landing=stick)
 
     times = [time.perf_counter()]
     train_key, test_key = jax.random.split(jax.random.key(seed))
     optimiser = optax.adam(optax.exponential_decay(5e-3, 50, 0.95))
-    fit = training.fit(
-        train_key,
-        network.init(jax.random.fold_in(train_key, updates)),
-        batch_loss,
-        optimiser,
-        updates,
-        block=20,
-        callback=lambda *_: times.append(time.perf_counter()),
-    )
+    record = {"block": 20, "callback": lambda *_: times.append(time.perf_counter())}
+    fit = training.fit(train_key, family, batch_loss, optimiser, updates, **record)
+    sampler = family.sampler(fit.params)
+
+    def draw(key):
+        path = paths.sample_path(key, sampler)
+        return losses.log_weight(path, target.log_density), path.x
 
     @jax.jit
     def evaluate(key):
-        return jax.vmap(partial(draw, fit.params))(jax.random.split(key, PATHS))
+        return jax.vmap(draw)(jax.random.split(key, PATHS))
 
     log_w, x = map(
         np.concatenate, zip(*(evaluate(jax.random.fold_in(test_key, i)) for i in range(REPEATS)), strict=True)

@@ -9,11 +9,23 @@ import optax
 import pytest
 from jaxtyping import TypeCheckError
 
-from dds import estimators, losses, networks, ou, report, reversal, sampler, schedules, storage, targets, training
-from dds.types import Kernel, Laws, Sampler
+from dds import (
+    estimators,
+    kernels,
+    losses,
+    networks,
+    normal,
+    paths,
+    references,
+    schedules,
+    targets,
+    training,
+)
+from dds.types import Family, Kernel, Sampler
 
 SCHEDULES = [schedules.cosine, schedules.linear, schedules.constant]
 MEAN = jnp.zeros(2)
+TOY = Family(lambda key: MEAN, lambda params: params)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -33,18 +45,18 @@ def test_total(schedule, total):
 @pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, 1.5, np.nan])
 def test_fractions(bad):
     with pytest.raises(ValueError, match=re.escape("fractions must be in (0, 1), got [")):
-        ou.process(jnp.array([0.5, bad]), 1.0)
+        references.ou(jnp.array([0.5, bad]), 2)
 
 
-def test_no_step():
-    with pytest.raises(ValueError, match="fractions must be one or more, got 0 of them"):
-        ou.process(jnp.zeros(0), 1.0)
+def test_a_fraction_that_is_rounded_to_one():
+    with pytest.raises(ValueError, match=r"noise fraction b_k .* must be in \(0, 1\)"):
+        schedules.constant(1, total=1 - 1e-9)
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
-def test_sigma(sigma):
-    with pytest.raises(ValueError, match=f"sigma must be positive and finite, got {sigma}"):
-        ou.process(jnp.array([0.5]), sigma)
+@pytest.mark.parametrize("times", [[0.0, 1.0], [0.5, 0.5], [1.0, 0.5], [0.5, np.nan]])
+def test_times(times):
+    with pytest.raises(ValueError, match="times must be positive"):
+        references.brownian(jnp.array(times), 2)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +72,20 @@ def test_sigma(sigma):
         (lambda: networks.mlp(2, jnp.sin, width=0), "width must be at least 1, got 0"),
         (lambda: networks.mlp(2, jnp.sin, depth=0), "depth must be at least 1, got 0"),
         (lambda: networks.mlp(2, jnp.sin, score_clip=0.0), "score_clip must be positive or None, got 0.0"),
-        (lambda: losses.log_variance(jnp.zeros(1)), "log_weights must be two or more, got 1 of them"),
+        (
+            lambda: losses.log_variance(reference_sampler(), jax.random.key(0), log_density=jnp.sum, paths=1),
+            "paths must be two or more, got 1",
+        ),
+        (
+            lambda: losses.log_weights(reference_sampler(), jax.random.key(0), jnp.sum, 0),
+            "paths must be at least 1, got 0",
+        ),
+        (
+            lambda: paths.retrace(jnp.zeros((4, 2)), reference_sampler()),
+            r"the shape of states must be \(5, 2\), one state more than steps, got \(4, 2\)",
+        ),
+        (lambda: references.kinetic(jnp.array([0.5]), jnp.array([jnp.inf]), 2), "angles must be finite"),
+        (lambda: targets.gaussian_mixture(jnp.zeros((0, 2)), jnp.zeros(0)), "means must be one or more, got none"),
         (lambda: estimators.resample(jax.random.key(0), jnp.zeros(2), 0), "count must be at least 1, got 0"),
     ],
 )
@@ -111,34 +136,43 @@ def test_a_density_may_vanish_in_places():
 
 
 def reference_sampler(rows=None):
-    noising = ou.process(schedules.constant(4, total=1.0), 1.0)
-    return Sampler(ou.stationary(noising, 2), noising, reversal.denoising_kernel(noising, lambda y, k: 0 * y, rows))
+    fractions = schedules.constant(4, total=1.0)
+    reference = references.ou(fractions, 2)
+    kernel = kernels.denoising(fractions, lambda y, k: 0 * y, rows)
+    return Sampler(reference.start, reference, kernel, normal.standard(2))
 
 
 def test_old_style_key():
     with pytest.raises(TypeCheckError, match=r"(?s)'key'.*u32\[2\].*Key"):
-        sampler.sample_path(jax.random.PRNGKey(0), reference_sampler())
+        paths.sample_path(jax.random.PRNGKey(0), reference_sampler())
 
 
 def test_rows_of_another_length():
     with pytest.raises(
         ValueError, match="leading axis of the kernel's rows must be one more than the number of steps, 5, got"
     ):
-        sampler.sample_path(jax.random.key(0), reference_sampler(jnp.zeros(3)))
+        paths.sample_path(jax.random.key(0), reference_sampler(jnp.zeros(3)))
 
 
 def test_kernel_of_another_dimension():
-    prior, noising, _ = reference_sampler()
-    kernel = reversal.denoising_kernel(noising, lambda y, k: jnp.zeros(3))
-    with pytest.raises((TypeCheckError, TypeError)):
-        sampler.sample_path(jax.random.key(0), Sampler(prior, noising, kernel))
-    with pytest.raises((TypeCheckError, TypeError, AttributeError)):
-        sampler.sample_path(jax.random.key(0), Sampler(prior, noising, Kernel(kernel.rows, lambda y, row: Laws(y))))
+    sampler = reference_sampler()
+    kernel = kernels.denoising(schedules.constant(4, total=1.0), lambda y, k: jnp.zeros(3))
+    with pytest.raises((TypeCheckError, TypeError, ValueError), match=r"shape|promot|broadcast"):
+        paths.sample_path(jax.random.key(0), sampler._replace(kernel=kernel))
+    wrong = Kernel(kernel.rows, lambda y, row: y)
+    with pytest.raises(ValueError, match="what the kernel returns must be Transitions, got a"):
+        paths.sample_path(jax.random.key(0), sampler._replace(kernel=wrong))
 
 
 def test_integer_state():
     with pytest.raises(TypeCheckError, match=r"(?s)i32\[2\].*Float"):
-        ou.transition(jnp.array([1, 2]), jnp.array(0.5), jnp.array(1.0))
+        normal.reparameterise(normal.standard(2), jnp.array([1, 2]))
+
+
+def test_numbers_and_arrays_that_users_have_are_taken():
+    assert targets.funnel(3, scale=2).dim == 3  # an int for a float
+    assert targets.funnel(3).log_density(np.zeros(3, np.float32)).shape == ()
+    assert estimators.effective_sample_size(np.zeros(10)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -151,42 +185,11 @@ def test_integer_state():
 )
 def test_loss(loss, came):
     with pytest.raises(ValueError, match=f"the value of loss must be a floating-point scalar, got .*{came}"):
-        training.fit(jax.random.key(0), MEAN, loss, optax.sgd(0.1), 10)
+        training.fit(jax.random.key(0), TOY, loss, optax.sgd(0.1), 10)
 
 
 @pytest.mark.parametrize("name", ["updates", "block"])
 def test_lengths_of_training(name):
     arguments = {"updates": 10, "block": 5, name: 0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        training.fit(jax.random.key(0), MEAN, lambda p, key: jnp.sum(p), optax.sgd(0.1), **arguments)
-
-
-def test_archive(tmp_path):
-    storage.save(tmp_path / "a.npz", {"x": jnp.zeros(2)})
-    with pytest.raises(ValueError, match=r"the names in the file must be \['y'\], got \['x'\]"):
-        storage.load(tmp_path / "a.npz", {"y": jnp.zeros(2)})
-    with pytest.raises(ValueError, match=r"the shape of x must be \(3,\), got \(2,\)"):
-        storage.load(tmp_path / "a.npz", {"x": jnp.zeros(3)})
-
-
-def test_report_says_what_is_wrong():
-    weights = jnp.zeros(1000)
-    assert report.verdict(report.report(weights, log_z_true=0.0)).startswith("Trust")
-    assert "off the truth by 1" in report.verdict(report.report(weights, log_z_true=1.0))
-    assert "not a number" in report.verdict(report.report(weights.at[0].set(jnp.nan)))
-    assert "Pareto k" in report.verdict(report.report(3 * jax.random.normal(jax.random.key(0), (1000,))))
-    assert "worth only 1 samples" in report.verdict(report.report(weights.at[0].set(20.0)))
-    missed = jnp.append(jnp.zeros(500), jnp.full(500, 12.0))  # half of the target is hardly visited
-    text = report.verdict(report.report(weights, forward_log_weights=missed))
-    assert "hardly visits a part of the target" in text
-    for share, suspected in ((0.01, False), (0.05, True)):  # explored points that the sampler should have given weight
-        explored = jnp.zeros(1000).at[: int(1000 * share)].set(2.0)
-        text = report.verdict(report.report(weights, explored_log_weights=explored))
-        assert ("found by other means" in text) == suspected
-    assert report.report(weights.at[0].set(jnp.nan), explored_log_weights=weights).unseen == 0
-    # A weight of one in a hundred of the whole is known to the sampler: points like it are not unseen.
-    known = weights.at[:50].set(2.0)
-    assert report.report(known, explored_log_weights=known).unseen == 0
-    # One path that saw a weight by chance has not seen what twenty times as many points say is there.
-    lucky, explored = weights.at[0].set(2.0), weights.at[:50].set(2.0)
-    assert report.report(lucky, explored_log_weights=explored).unseen == pytest.approx(0.05)
+        training.fit(jax.random.key(0), TOY, lambda p, key: jnp.sum(p), optax.sgd(0.1), **arguments)

@@ -33,7 +33,8 @@ def test_standardise_inverts_reparameterise(precision, kind):
 @pytest.mark.parametrize("inner", SCALES)
 def test_compose_is_one_map_after_the_other(float64, outer, inner):
     one, other = (
-        Normal(jnp.array([m, -2 * m]), jnp.asarray(SCALES[kind], jnp.float64)) for m, kind in ((0.1, outer), (0.6, inner))
+        Normal(jnp.array([m, -2 * m]), jnp.asarray(SCALES[kind], jnp.float64))
+        for m, kind in ((0.1, outer), (0.6, inner))
     )
     both, noise = normal.compose(one, other), jnp.array([1.5, -0.5])
     direct = normal.reparameterise(one, normal.reparameterise(other, noise))

@@ -72,12 +72,17 @@ def test_the_last_stage_goes_to_the_target():
     def log_density(x):
         return -50 * jnp.sum((x - 3) ** 2)
 
-    one, many = (smc.temper(jax.random.key(0), log_density, start, 500, max_stages=n, mcmc_steps=1).points for n in (1, 500))
+    one, many = (
+        smc.temper(jax.random.key(0), log_density, start, 500, max_stages=n, mcmc_steps=1).points for n in (1, 500)
+    )
     assert np.mean(one) > 2
     assert not np.array_equal(one, many)
 
 
-@pytest.mark.parametrize(("option", "value"), [("count", 1), ("mcmc_steps", 0), ("ess_threshold", 1.0), ("ess_threshold", 0.0), ("max_stages", 0)])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("count", 1), ("mcmc_steps", 0), ("ess_threshold", 1.0), ("ess_threshold", 0.0), ("max_stages", 0)],
+)
 def test_options_of_temper(option, value):
     start = Normal(jnp.zeros(1), jnp.ones(()))
     options = {"count": 10, option: value}

@@ -11,13 +11,22 @@ import pytest
 from jax.test_util import check_grads
 from problems import normal_target
 
-from dds import estimators, losses, networks, normal, ou, reversal, sampler, schedules, targets
-from dds.types import OU, Normal, Sampler, Trajectory
+from dds import estimators, kernels, learned, losses, networks, normal, paths, references, schedules, targets
+from dds.types import Normal, Sampler
 
 KEY = jax.random.key(0)
 STEPS, DIM = 3, 2
 # These take Python numbers or callables and run before anything is compiled.
-EAGER = {"estimators.pareto_k", "networks.mlp", "ou.process", "ou.stationary"} | {
+EAGER = {
+    "estimators.pareto_k",
+    "learned.init",
+    "networks.mlp",
+    "normal.standard",
+    "paths.steps",
+    "references.brownian",
+    "references.kinetic",
+    "references.ou",
+} | {
     f"{module.__name__[4:]}.{name}"
     for module in (schedules, targets)
     for name, _ in inspect.getmembers(module, inspect.isfunction)
@@ -31,69 +40,94 @@ def zero_control(y, k):
 def cases():
     x, y = jnp.array([0.3, -0.8]), jnp.array([1.2, 0.4])
     mean, covariance = normal_target(DIM)
-    law = Normal(mean, jnp.linalg.cholesky(covariance))
+    distribution = Normal(mean, jnp.linalg.cholesky(covariance))
     other = Normal(x, jnp.array([0.5, 1.5]))
-    fractions, sigma = jnp.array([0.5, 0.3, 0.1]), jnp.asarray(1.3)
-    states, innovations = jnp.linspace(-1, 1, 8).reshape(4, 2), jnp.linspace(2, -1, 6).reshape(3, 2)
+    fractions = jnp.array([0.5, 0.3, 0.1])
+    states = jnp.linspace(-1, 1, 8).reshape(4, 2)
     log_w = jnp.array([0.1, -0.7, 0.4, 0.9])
     target = targets.funnel(DIM)
     network = networks.mlp(DIM, jax.grad(target.log_density), width=4)
     flat, unravel = jax.flatten_util.ravel_pytree(network.init(KEY))
     flat = flat + jnp.linspace(-0.3, 0.3, flat.size)
     rows = network.tabulate(unravel(flat), STEPS)
+    flat_learned, unravel_learned = jax.flatten_util.ravel_pytree(learned.init(KEY, fractions, DIM, width=3))
 
-    def sampler_of(fractions, sigma):
-        process = OU(fractions, sigma)
-        return Sampler(ou.stationary(process, DIM), process, reversal.denoising_kernel(process, zero_control))
+    def sampler_of(fractions, place=other):
+        reference = references.ou(fractions, DIM)
+        return Sampler(reference.start, reference, kernels.denoising(fractions, zero_control), place)
 
     def first(kernel):
         return kernel.apply(x, jax.tree.map(lambda row: row[1], kernel.rows))
 
-    def weight(states, innovations, fractions, sigma):
-        path = sampler.retrace(Trajectory(states, innovations), sampler_of(fractions, sigma))
-        return losses.log_weight(path, OU(fractions, sigma), target.log_density)
+    def loss(name, **more):
+        function = partial(getattr(losses, name), log_density=target.log_density, paths=3, **more)
+        return (lambda b: function(sampler_of(b), KEY), (fractions,))
 
-    path = partial(sampler.sample_path, KEY)
+    def one_step(b, noise):
+        sampler = sampler_of(b)
+        row = jax.tree.map(lambda rows: rows[1], paths.step_rows(sampler))
+        return paths.step(sampler, paths.first_visit(sampler, x), row, noise)
+
     return {
-        "normal.path_noise": (lambda x: normal.path_noise(KEY, 4, x), (x,)),
-        "normal.reparameterise": (normal.reparameterise, (law, x)),
-        "normal.standardise": (normal.standardise, (law, x)),
-        "normal.log_determinant": (normal.log_determinant, (law,)),
-        "normal.log_density": (normal.log_density, (law, x)),
-        "normal.log_ratio": (normal.log_ratio, (law, other, x)),
-        "ou.scales": (lambda b, s: ou.scales(OU(b, s)), (fractions, sigma)),
-        "ou.transition": (ou.transition, (x, fractions[0], sigma)),
-        "ou.noise_levels": (ou.noise_levels, (fractions,)),
-        "sampler.noise_path": (lambda b, s, x: sampler.noise_path(KEY, sampler_of(b, s), x), (fractions, sigma, x)),
-        "reversal.control": (reversal.control, (x, y, sigma)),
-        "reversal.drift": (reversal.drift, (x, y, sigma)),
-        "reversal.denoising_kernel": (lambda b, s: first(sampler_of(b, s).kernel), (fractions, sigma)),
-        "reversal.gaussian_marginal": (
-            lambda b, m, c: reversal.gaussian_marginal(OU(b, sigma), m, c, 1),
+        "normal.path_noise": (lambda x: x[0] * normal.path_noise(KEY, 4, 2), (x,)),
+        "normal.reparameterise": (normal.reparameterise, (distribution, x)),
+        "normal.standardise": (normal.standardise, (distribution, x)),
+        "normal.log_determinant": (normal.log_determinant, (distribution,)),
+        "normal.log_density": (normal.log_density, (distribution, x)),
+        "normal.log_ratio": (normal.log_ratio, (distribution, other, x)),
+        "normal.compose": (normal.compose, (distribution, other)),
+        "normal.pull_back": (lambda d, x: normal.pull_back(d, target.log_density)(x), (distribution, x)),
+        "references.reflect": (references.reflect, (x, y, fractions[0])),
+        "references.noise_levels": (references.noise_levels, (fractions,)),
+        "kernels.control": (kernels.control, (x, y)),
+        "kernels.drift": (kernels.drift, (x, y)),
+        "kernels.denoising": (lambda b: first(kernels.denoising(b, zero_control)), (fractions,)),
+        "kernels.path_integral": (lambda t: first(kernels.path_integral(t, zero_control)), (jnp.array([0.2, 0.5, 1]),)),
+        "kernels.annealed": (
+            lambda b, t: first(kernels.annealed(b, t, jax.grad(target.log_density), zero_control)),
+            (fractions, jnp.linspace(0, 1, 4)),
+        ),
+        "kernels.both_ways": (kernels.both_ways, (fractions,)),
+        "kernels.gaussian_marginal": (
+            lambda b, m, c: kernels.gaussian_marginal(b, m, c, 1),
             (fractions, mean, covariance),
         ),
-        "reversal.gaussian_control": (
-            lambda b, m, c: reversal.gaussian_control(OU(b, sigma), m, c)(x, 1),
+        "kernels.gaussian_control": (
+            lambda b, m, c: kernels.gaussian_control(b, m, c)(x, 1),
             (fractions, mean, covariance),
         ),
-        "reversal.gaussian_kernel": (
-            lambda b, m, c: first(reversal.gaussian_kernel(OU(b, sigma), m, c)),
-            (fractions, mean, covariance),
+        "kernels.gaussian": (lambda b, m, c: first(kernels.gaussian(b, m, c)), (fractions, mean, covariance)),
+        "learned.coordinates": (lambda p: learned.coordinates(unravel_learned(p)), (flat_learned,)),
+        "learned.fractions": (lambda p: learned.fractions(unravel_learned(p)), (flat_learned,)),
+        "learned.kernel": (lambda p: first(learned.kernel(unravel_learned(p), lambda z: -(z**3))), (flat_learned,)),
+        "paths.noise_path": (lambda b, x: paths.noise_path(KEY, sampler_of(b), x), (fractions, x)),
+        "paths.first_visit": (lambda b, e: paths.first_visit(sampler_of(b), e), (fractions, x)),
+        "paths.step": (one_step, (fractions, y)),
+        "paths.step_rows": (lambda b: paths.step_rows(sampler_of(b))[0], (fractions,)),
+        "paths.positions": (
+            lambda y, m: paths.positions(y, sampler_of(fractions, Normal(m, other.scale))),
+            (states, x),
         ),
         "networks.tabulate": (lambda flat: network.tabulate(unravel(flat), STEPS), (flat,)),
         "networks.apply": (
             lambda flat, y: network.apply(unravel(flat), y, jax.tree.map(lambda row: row[0], rows)),
             (flat, x),
         ),
-        "sampler.sample_path": (lambda b, s: path(sampler_of(b, s)), (fractions, sigma)),
-        "sampler.retrace": (
-            lambda y, e, b, s: sampler.retrace(Trajectory(y, e), sampler_of(b, s)),
-            (states, innovations, fractions, sigma),
+        "paths.sample_path": (lambda b: paths.sample_path(KEY, sampler_of(b)), (fractions,)),
+        "paths.retrace": (lambda y, b: paths.retrace(y, sampler_of(b)), (states, fractions)),
+        "losses.log_weight": (
+            lambda y, b: losses.log_weight(paths.retrace(y, sampler_of(b)), target.log_density),
+            (states, fractions),
         ),
-        "losses.log_weight": (weight, (states, innovations, fractions, sigma)),
-        "losses.reverse_kl": (losses.reverse_kl, (log_w,)),
-        "losses.forward_kl": (losses.forward_kl, (log_w,)),
-        "losses.log_variance": (losses.log_variance, (log_w,)),
+        "losses.log_weights": (lambda b: losses.log_weights(sampler_of(b), KEY, target.log_density, 3), (fractions,)),
+        "losses.reverse_kl": loss("reverse_kl", stick_the_landing=False),
+        "losses.forward_kl": loss("forward_kl", points=states),
+        "losses.log_variance": (
+            lambda y, b: jnp.var(
+                jax.vmap(lambda y: losses.log_weight(paths.retrace(y, sampler_of(b)), target.log_density))(y)
+            ),
+            (jnp.stack([states, states + 1]), fractions),
+        ),
         "estimators.log_z": (estimators.log_z, (log_w,)),
         "estimators.elbo": (estimators.elbo, (log_w,)),
         "estimators.eubo": (estimators.eubo, (log_w,)),
@@ -107,7 +141,7 @@ def cases():
 
 
 def test_every_public_function_is_here():
-    modules = (estimators, losses, networks, normal, ou, reversal, sampler, schedules, targets)
+    modules = (estimators, kernels, learned, losses, networks, normal, paths, references, schedules, targets)
     public = {
         f"{module.__name__[4:]}.{name}"
         for module in modules

@@ -45,7 +45,7 @@ def from_log_density(log_density: Callable[[Any], Any], like: Any, *, scale: flo
         Traceback (most recent call last):
         ValueError: the value of log_density must be a floating-point scalar, got float32[3].
     """
-    dim, structure = flatten(like)
+    dim, structure = _flatten(like)
     flat_log_density = log_density if structure is None else lambda x: log_density(structure(x))
     require(0 < scale < float("inf"), "scale", scale, "positive and finite")
     start = Normal(jnp.zeros(dim), jnp.asarray(float(scale)))
@@ -90,7 +90,7 @@ def from_prior(
 
     if sample_prior is None:
         return from_log_density(log_density, like, scale=scale)
-    dim, structure = flatten(like)
+    dim, structure = _flatten(like)
     draws = jax.vmap(lambda key: ravel_pytree(sample_prior(key))[0])(jax.random.split(jax.random.key(0), 1000))
     require(draws.shape == (1000, dim), "a draw of sample_prior", f"of {draws.shape[1]} numbers", f"of {dim} numbers")
     require(bool(jnp.isfinite(draws).all()), "draws of sample_prior", "not so", "finite")
@@ -139,7 +139,7 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Target
     return from_log_density(log_density, flat.size)._replace(structure=lambda x: info.postprocess_fn(unravel(x)))
 
 
-def flatten(like: Any) -> tuple[int, Callable[[State], Any] | None]:
+def _flatten(like: Any) -> tuple[int, Callable[[State], Any] | None]:
     """The dimension of a point, and the way from it to parameters like an example, if these are not the point."""
     if isinstance(like, int | np.integer) and not isinstance(like, bool):
         require(bool(like >= 1), "like", like, "a dimension of at least 1, or an example PyTree of parameters")
