@@ -11,7 +11,7 @@ is nothing to close, and no display is needed.
 
 import re
 from os import PathLike
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -348,7 +348,7 @@ def training_history(
     *,
     log_z: float | int | None = None,
     window: int | None = None,
-    bound: Literal["ELBO", "EUBO"] = "ELBO",
+    bound: str = "ELBO",
 ) -> Figure:
     r"""The evidence lower or upper bound against the updates of training.
 
@@ -360,19 +360,21 @@ def training_history(
             many.
         log_z: The true log normalising constant, drawn as a line, if it is known.
         window: The number of updates in the running mean; by default a fiftieth of all.
-        bound: What the loss estimates: the lower bound, with its sign changed, or the upper bound.
+        bound: What the losses are: `"ELBO"`, the lower bound with its sign changed, as of `dds.losses.reverse_kl`, or
+            `"EUBO"`, the upper bound, as of `dds.losses.forward_kl`.
 
     Returns:
         The picture.
 
     Raises:
-        ValueError: If no loss is finite or `window` is below 1.
+        ValueError: If no loss is finite, `window` is below 1 or `bound` is neither of the two.
 
     Example:
         >>> figure = training_history(np.array([3.0, np.nan, 2.0]), log_z=0.0, window=2)
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['each update (1 not finite, left out)', 'running mean of 2', 'true $\\log\\,Z$']
     """
+    require(bound in ("ELBO", "EUBO"), "bound", repr(bound), "'ELBO' or 'EUBO'")
     values = np.asarray(losses, dtype=np.float64) * (1 if bound == "EUBO" else -1)
     finite = np.isfinite(values)
     require(bool(finite.any()), "losses", f"{values.size} of which none is", "finite")

@@ -208,12 +208,6 @@ def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformat
     return optax.apply_if_finite(optimiser, max_consecutive_errors=np.iinfo(np.int32).max)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _value(family: Family, loss: Loss, params: Params, key: KeyArray):
-    """For its shape, which the checks of later runs find where it was kept by the first."""
-    return loss(family.sampler(params), key)
-
-
 # The number of updates is an argument, not a shape: a last, shorter block runs the same program, so how training is
 # cut into blocks leaves every bit as it is.
 @partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)

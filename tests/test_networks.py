@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dds import families, losses, networks, normal, paths, schedules
+from dds import families, losses, networks, normal, schedules
 from dds.targets import funnel
 from dds.types import Network
 
@@ -52,7 +52,8 @@ def test_stopping_the_score_changes_the_gradient_and_not_the_value():
     np.testing.assert_allclose(jacobians[0] - jacobians[1], jnp.diag(gate * -3 * y**2), rtol=1e-4, atol=1e-6)
 
 
-def test_the_table_is_made_once_a_batch():
+@pytest.mark.parametrize("stick_the_landing", [False, True])
+def test_the_table_is_made_once_for_all_paths(stick_the_landing):
     calls = []
     network = networks.mlp(2, lambda y: -y, width=8)
 
@@ -63,13 +64,20 @@ def test_the_table_is_made_once_a_batch():
     counted = Network(network.init, tabulate, network.apply)
     family = families.dds(counted, schedules.cosine(4, total=1.0), normal.standard(2))
 
-    @jax.jit
-    def draw(params, keys):
-        sampler = family.sampler(params)
-        return jax.vmap(lambda key: paths.sample_path(key, sampler).x)(keys)
+    def loss(params, key):
+        bound = {"log_density": funnel(2).log_density, "paths": 10}
+        return losses.reverse_kl(family.sampler(params), key, stick_the_landing=stick_the_landing, **bound)
 
-    draw(network.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 10))
+    jax.jit(jax.grad(loss))(network.init(jax.random.key(0)), jax.random.key(1))
     assert calls == [4]
+
+
+def test_a_state_may_have_more_coordinates_than_the_control():
+    network = networks.mlp(2, lambda y: -y[:2], inputs=4, width=8)
+    params = perturbed(network, jax.random.key(0))
+    y, at = jnp.array([0.5, -0.7, 0.0, 1.0]), row(network, params, 1)
+    assert network.apply(params, y, at).shape == (2,)
+    assert np.all(np.any(jax.jacobian(lambda y: network.apply(params, y, at))(y), axis=0))
 
 
 def test_a_network_of_ones_own_fits():

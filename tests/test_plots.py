@@ -311,6 +311,15 @@ def test_training_history_range_forgets_the_first_wild_updates_and_holds_log_z()
     figure.savefig(os.devnull, format="png")
 
 
+@pytest.mark.parametrize(("bound", "sign", "label"), [("ELBO", -1, "lower"), ("EUBO", 1, "upper")])
+def test_training_history_of_either_bound(bound, sign, label):
+    axes = first_axes(plots.training_history(np.array([3.0, 2.0, 1.5]), log_z=0.0, window=1, bound=bound))
+    for line in axes.lines[:2]:
+        np.testing.assert_array_equal(line.get_ydata(), sign * np.array([3.0, 2.0, 1.5]))
+    assert axes.lines[2].get_ydata()[0] == 0.0
+    assert axes.get_ylabel() == f"evidence {label} bound"
+
+
 @pytest.mark.parametrize("losses", [np.array([2.0]), np.full(30, 7.0), jnp.ones(5)])
 def test_training_history_of_a_constant_has_a_range(losses):
     low, high = plots.training_history(losses).axes[0].get_ylim()
@@ -324,6 +333,8 @@ def test_training_history_errors():
         plots.training_history(np.array([]))
     with pytest.raises(ValueError, match="window must be at least 1, got 0"):
         plots.training_history(np.zeros(3), window=0)
+    with pytest.raises(ValueError, match="bound must be 'ELBO' or 'EUBO', got 'elbo'"):
+        plots.training_history(np.zeros(3), bound="elbo")
 
 
 def test_animation_is_small_quick_and_holds_its_last_frame(tmp_path, funnel_grid, funnel_samples):

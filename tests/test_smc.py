@@ -44,7 +44,7 @@ def test_coordinates_change_how_chains_move_not_where_they_end(scale):
     np.testing.assert_allclose(np.cov(points.T), covariance, rtol=5 * np.sqrt(2 * 5 / 4000))
 
 
-def test_a_population_starts_from_the_start_whatever_the_coordinates():
+def test_particles_start_from_the_start_whatever_the_coordinates():
     start = Normal(jnp.zeros(2), jnp.array(1.0))
     points = smc.temper(
         jax.random.key(0),

@@ -9,9 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from problems import normal_target
+from problems import SAMPLERS, normal_target, perturbed
 
-from dds import estimators, kernels, learned, losses, networks, normal, paths, references, schedules, targets
+from dds import (
+    coordinates,
+    estimators,
+    families,
+    kernels,
+    learned,
+    losses,
+    networks,
+    normal,
+    paths,
+    references,
+    schedules,
+    smc,
+    targets,
+)
 from dds.types import Normal, Sampler
 
 KEY = jax.random.key(0)
@@ -28,7 +42,7 @@ EAGER = {
     "references.ou",
 } | {
     f"{module.__name__[4:]}.{name}"
-    for module in (schedules, targets)
+    for module in (coordinates, schedules, smc, targets)
     for name, _ in inspect.getmembers(module, inspect.isfunction)
 }
 
@@ -62,6 +76,16 @@ def cases():
     def loss(name, **more):
         function = partial(getattr(losses, name), log_density=target.log_density, paths=3, **more)
         return (lambda b: function(sampler_of(b), KEY), (fractions,))
+
+    def weight_of(name):
+        def weight(parameters, place):
+            family = SAMPLERS[name](target.log_density, place)
+            _, unravel = jax.flatten_util.ravel_pytree(family.init(KEY))
+            path = paths.sample_path(KEY, family.sampler(unravel(parameters)))
+            return losses.log_weight(path, target.log_density)
+
+        parameters = perturbed(SAMPLERS[name](target.log_density, distribution))
+        return weight, (jax.flatten_util.ravel_pytree(parameters)[0], distribution)
 
     def one_step(b, noise):
         sampler = sampler_of(b)
@@ -115,6 +139,7 @@ def cases():
         ),
         "paths.sample_path": (lambda b: paths.sample_path(KEY, sampler_of(b)), (fractions,)),
         "paths.retrace": (lambda y, b: paths.retrace(y, sampler_of(b)), (states, fractions)),
+        **{f"families.{name}": weight_of(name) for name in SAMPLERS},
         "losses.log_weight": (
             lambda y, b: losses.log_weight(paths.retrace(y, sampler_of(b)), target.log_density),
             (states, fractions),
@@ -141,7 +166,8 @@ def cases():
 
 
 def test_every_public_function_is_here():
-    modules = (estimators, kernels, learned, losses, networks, normal, paths, references, schedules, targets)
+    modules = (coordinates, estimators, families, kernels, learned, losses)
+    modules += (networks, normal, paths, references, schedules, smc, targets)
     public = {
         f"{module.__name__[4:]}.{name}"
         for module in modules
