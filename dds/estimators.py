@@ -164,7 +164,7 @@ def resample(key: KeyArray, log_weights: LogWeights, count: int) -> Int[Array, "
     require(count >= 1, "count", count, "at least 1")
     require_values(lambda w: ~np.isnan(w) & (w < np.inf), "log_weights", log_weights, "numbers below infinity")
     require_values(lambda w: np.isfinite(w).any() | ~np.isneginf(w), "log_weights", log_weights, "somewhere finite")
-    positions = (jnp.arange(count) + jax.random.uniform(key, (), log_weights.dtype)) / count
+    positions = (jnp.arange(count) + jax.random.uniform(key, (), jnp.result_type(log_weights))) / count
     cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
     return jnp.searchsorted(cumulative / cumulative[-1], positions, side="right").clip(0, log_weights.size - 1)
 

@@ -172,6 +172,7 @@ def test_numbers_and_arrays_that_users_have_are_taken():
     log_weights = np.zeros(10)  # of 64 bits, as NumPy makes them
     assert estimators.effective_sample_size(log_weights) == pytest.approx(1)
     assert estimators.log_z(log_weights).value == 0
+    assert estimators.resample(jax.random.key(0), log_weights, 10).tolist() == list(range(10))
     sampler, key, points = reference_sampler(), jax.random.key(0), np.eye(2)
     path = paths.noise_path(key, sampler, points[0])
     assert all(isinstance(leaf, jax.Array) for leaf in path)

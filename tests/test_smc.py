@@ -11,7 +11,7 @@ from dds.evaluation import doubts, summarise
 from dds.types import Normal, Sampler
 
 
-def test_a_population_has_the_law_of_the_target():
+def test_particles_are_distributed_as_the_target():
     # Against exact samples, modes of unequal mass included: five standard errors, at the size that resampling leaves.
     # A quartic density shows at once if proposals are not rejected as they should be.
     target = targets.many_well(4)
