@@ -47,14 +47,7 @@ def dds(network: Network, fractions: Float[Array, " steps"], coordinates: Normal
         >>> family.sampler(family.init(jax.random.key(0))).prior.mean.shape
         (2,)
     """
-    reference = references.ou(fractions, coordinates.mean.size)
-
-    def sampler(params: Params) -> Sampler:
-        rows = network.tabulate(params, fractions.size)
-        kernel = kernels.denoising(fractions, partial(network.apply, params), rows)
-        return _from(reference, kernel, coordinates)
-
-    return Family(network.init, sampler)
+    return _controlled(network, fractions, references.ou(fractions, coordinates.mean.size), coordinates)
 
 
 @typed
@@ -118,14 +111,7 @@ def underdamped(
         >>> family.sampler(family.init(jax.random.key(0))).prior.mean.shape
         (4,)
     """
-    reference = references.kinetic(fractions, angles, coordinates.mean.size)
-
-    def sampler(params: Params) -> Sampler:
-        rows = network.tabulate(params, fractions.size)
-        kernel = kernels.denoising(fractions, partial(network.apply, params), rows)
-        return _from(reference, kernel, coordinates)
-
-    return Family(network.init, sampler)
+    return _controlled(network, fractions, references.kinetic(fractions, angles, coordinates.mean.size), coordinates)
 
 
 @typed
@@ -243,6 +229,18 @@ def importance(proposal: Normal) -> Family:
     kernel = kernels.denoising(none, lambda y, k: jnp.zeros_like(y))
     sampler = _from(references.ou(none, dim), kernel, proposal)
     return Family(lambda key: (), lambda params: sampler)
+
+
+def _controlled(
+    network: Network, fractions: Float[Array, " steps"], reference: Reference, coordinates: Normal
+) -> Family:
+    """A denoising kernel whose control is a network."""
+
+    def sampler(params: Params) -> Sampler:
+        rows = network.tabulate(params, fractions.size)
+        return _from(reference, kernels.denoising(fractions, partial(network.apply, params), rows), coordinates)
+
+    return Family(network.init, sampler)
 
 
 def _from(reference: Reference, kernel, coordinates: Normal) -> Sampler:

@@ -152,21 +152,18 @@ def choose(
     search_key, points_key, pilot_key = jax.random.split(key, 3)
     start = starting_point(target)
     if kernel == "dds":
-        why = "the control alone is learned, as published"
-        return build(
-            Plan("dds", why, DEFAULTS["dds"]._replace(**given), start, None, 0, score_clip, stop_score), target
-        )
+        plan = Plan("dds", "the control alone is learned, as published", DEFAULTS["dds"]._replace(**given), start)
+        return build(plan._replace(score_clip=score_clip, stop_score=stop_score), target)
 
     found = coordinates.Search(start, True, False, None, "the coordinates are the user's", 0)
     if whiten:
         found = coordinates.search(search_key, target.log_density, start)
     evaluations = found.evaluations
-    if loss == "forward" or (loss is None and (found.several_modes or not found.fitted)):
-        cover = start if whiten else found.coordinates
+    scattered = found.several_modes or not found.fitted
+    if loss == "forward" or (loss is None and scattered):
+        cover = start if scattered else found.coordinates
         points, _, _, cost = smc.temper(points_key, target.log_density, cover, POINTS)
-        place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0)) if found.several_modes else found.coordinates
-        if whiten and not found.fitted:
-            place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
+        place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0)) if scattered else found.coordinates
         why = f"{found.finding}, so a network is trained on {POINTS} tempered particles"
         return build(Plan("modes", why, DEFAULTS["modes"]._replace(**given), place, points, evaluations + cost), target)
 

@@ -1,5 +1,6 @@
 """Training: an optax loop, compiled in blocks of many updates, that can be stopped and resumed at any of their ends."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def fit(
 
     Returns:
         The parameters, the losses and the state to resume from. Updates whose gradient is not finite leave parameters
-        and optimiser as they are, and are counted in `state.skipped`.
+        and optimiser as they are, and are counted in `state.skipped`; it warns if they are more than half.
 
     Raises:
         ValueError: If `updates` or `block` is below 1, `params` are not like those of the family, or `loss` does not
@@ -175,7 +176,7 @@ def resume(
     _require_like("the optimiser's part of state", state.optimiser, jax.eval_shape(_guard(optimiser).init, params))
     require_scalar(_value.eval_shape(family, loss, state.params, state.key), "loss")
 
-    state = jax.tree.map(jnp.copy, state)
+    state, before = jax.tree.map(jnp.copy, state), state.skipped
     history: list[np.ndarray] = []
     done = 0
     while done < updates:
@@ -185,18 +186,20 @@ def resume(
         done += count
         if callback is not None and callback(state, history[-1]):
             break
+    if (lost := state.skipped - before) > done / 2:
+        hint = "try a lower learning rate or a warm-up, and look at the density far out"
+        warnings.warn(f"{lost} of {done} updates had no finite gradient and were skipped: {hint}", stacklevel=2)
     return Fit(state.params, np.concatenate(history), state)
 
 
 def _require_like(argument: str, tree: Params, like: Params) -> None:
-    came, expected = (jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf).name), x) for x in (tree, like))
-    is_leaf = lambda pair: isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], str)  # noqa: E731
-    pairs = [jax.tree_util.tree_leaves_with_path(x, is_leaf=is_leaf) for x in (came, expected)]
-    first, second = ({jax.tree_util.keystr(path): leaf for path, leaf in pair} for pair in pairs)
-    differ = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-    if differ:
-        name = differ[0]
-        require(False, f"{argument}{name}", first.get(name, "nothing"), f"{second.get(name, 'absent')}")
+    came, expected = (
+        {jax.tree_util.keystr(path): (jnp.shape(leaf), jnp.result_type(leaf).name) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (tree, like))
+    )
+    for name in sorted(came.keys() | expected.keys()):
+        fits = came.get(name) == expected.get(name)
+        require(fits, argument + name, came.get(name, "nothing"), f"{expected.get(name, 'absent')}")
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -220,7 +223,6 @@ def _run_block(
     count: int | Int[Array, ""],
 ):
     guarded = _guard(optimiser)
-
     value_of = partial(_value, family, loss)
 
     def update(i: Int[Array, ""], carry: tuple[TrainingState, Float[Array, " block"]]):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dds import estimators, families, losses, networks, normal, paths, schedules, targets, training
+from dds import estimators, families, losses, networks, paths, schedules, targets, training
 from dds.types import Normal
 
 ALPHA = {64: 1.075, 128: 0.6875}
@@ -25,7 +25,9 @@ BATCH, REPEATS, PATHS = 300, 30, 2000
 
 def run(steps: int, updates: int, loss: str, stop_score: bool, seed: int) -> dict[str, object]:
     target, place = targets.funnel(10), Normal(jnp.zeros(10), jnp.array(SIGMA))
-    network = networks.mlp(10, jax.grad(normal.pull_back(place, target.log_density)), stop_score=stop_score)
+    published = networks.mlp(10, jax.grad(target.log_density), stop_score=stop_score)
+    # The authors' network sees x and its score; the sampler moves y = x / sigma.
+    network = published._replace(apply=lambda params, y, row: published.apply(params, SIGMA * y, row) / SIGMA)
     family = families.dds(network, schedules.cosine(steps, total=ALPHA[steps] ** 2 * 0.05 * steps), place)
     stick = loss == "stl"
     batch_loss = partial(losses.reverse_kl, log_density=target.log_density, paths=BATCH, stick_the_landing=stick)

@@ -94,7 +94,8 @@ def test_updates_that_are_not_finite_are_skipped_and_counted():
 
 def test_no_state_is_lost_when_every_update_fails():
     good = training.fit(KEY, FAMILY, loss, OPTIMISER, 50)
-    bad = training.resume(good.state, FAMILY, lambda sampler, key: jnp.nan * loss(sampler, key), OPTIMISER, 500)
+    with pytest.warns(UserWarning, match="500 of 500 updates had no finite gradient and were skipped"):
+        bad = training.resume(good.state, FAMILY, lambda sampler, key: jnp.nan * loss(sampler, key), OPTIMISER, 500)
     assert bad.state.skipped == 500
     assert_same(good.params, bad.params)
 
