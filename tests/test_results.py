@@ -172,3 +172,23 @@ def test_numpyro_samples_come_back_constrained_by_site():
     samples = jax.vmap(target.structure)(jax.random.normal(jax.random.key(0), (5, 2)))
     assert np.all(samples["scale"] > 0)
     np.testing.assert_allclose(samples["double"], 2 * samples["mean"])
+
+
+def test_a_sampler_of_one_of_two_modes_is_found_out_both_ways():
+    # Draws from one mode of two have perfect weights; exact samples and tempered particles both say what is missing.
+    means = jnp.array([[-5.0, 0.0], [5.0, 0.0]])
+    mixture = dds.targets.gaussian_mixture(means, jnp.ones(2))
+    target = mixture._replace(start=normal.Normal(jnp.zeros(2), jnp.array(6.0)))
+    family = families.importance(normal.Normal(means[0], jnp.ones(())))
+
+    def loss(sampler, key):
+        return losses.reverse_kl(sampler, key, log_density=target.log_density, paths=4)
+
+    recipe = recipes.Recipe(family, loss, optax.sgd(1.0), 1, "draws from one mode")
+    result = dds.sample(jax.random.key(0), target, paths=400, recipe=recipe)
+    assert result.log_z.value == pytest.approx(np.log(0.5), abs=1e-3)
+    assert result.report.ess > 0.99
+    assert result.report.forward_ess < 1e-3
+    assert result.report.missed_mass == pytest.approx(0.5, abs=0.15)
+    for words in ("Do not trust", "seen from exact samples", "found by other means", "off the truth by 0.693"):
+        assert words in result.verdict
