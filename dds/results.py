@@ -385,6 +385,7 @@ def _structured(target: Target, points: Array) -> Any:
 def _tree(samples: Any, log_weights: Any, history: Any, state: training.TrainingState, plan: recipes.Plan | None):
     """What a file holds."""
     arrays = None if plan is None else {"coordinates": plan.coordinates, "points": plan.points}
+    history = np.asarray(history, log_weights.dtype)
     return {"samples": samples, "log_weights": log_weights, "history": history, "state": state, "plan": arrays}
 
 

@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from problems import PLACE, SAMPLERS, SHIFTED, perturbed
 
-from dds import kernels, losses, normal, paths, references, schedules
+from dds import families, kernels, losses, normal, paths, references, schedules
 from dds.targets import gaussian
 from dds.types import Kernel, Normal, Sampler, Transitions
 
@@ -180,3 +180,19 @@ def test_the_losses_are_means_over_log_weights():
     for loss, expected in ((losses.reverse_kl, -jnp.mean(log_w)), (losses.log_variance, jnp.var(log_w, ddof=1))):
         came = jax.jit(lambda key, loss=loss: loss(sampler, key, **bound))(key)
         assert came == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_the_forward_loss_draws_its_points_anew_from_all_of_them():
+    # Without steps the loss is log gamma - log q, here the first coordinate of a point: its mean over keys is theirs.
+    sampler = families.importance(normal.standard(2)).sampler(())
+    points = jnp.stack([jnp.arange(100.0), jnp.zeros(100)], axis=1)
+
+    def log_density(x):
+        return normal.log_density(normal.standard(2), x) + x[0]
+
+    def loss(key):
+        return losses.forward_kl(sampler, key, log_density=log_density, points=points, paths=4)
+
+    values = np.asarray(jax.jit(jax.vmap(loss))(jax.random.split(jax.random.key(0), 2000)))
+    assert abs(values.mean() - 49.5) < 6 * values.std() / np.sqrt(2000)
+    assert values.std() == pytest.approx(np.sqrt((100**2 - 1) / 12 / 4), rel=0.1)

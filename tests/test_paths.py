@@ -173,6 +173,15 @@ def test_an_untrained_cmcd_is_annealed_langevin_steps_both_ways(float64):
     assert losses.log_weight(path, SHIFTED.log_density) == pytest.approx(expected, rel=1e-9)
 
 
+def test_the_control_of_cmcd_pushes_ahead_and_is_taken_back(float64):
+    # Of both innovations the half sum is the step along the score, the half difference the control.
+    b, betas, u, y = 0.3, jnp.array([0.0, 0.4, 1.0]), jnp.array([0.7, -0.2]), jnp.array([1.0, 2.0])
+    kernel = kernels.annealed(jnp.full(2, b), betas, lambda y: -(y**3), lambda y, k: (k + 1) * u)
+    forward, backward, _ = kernel.apply(y, jax.tree.map(lambda row: row[1], kernel.rows))
+    np.testing.assert_allclose((forward.mean + backward.mean) / 2, np.sqrt(b) / 2 * 0.4 * (y - y**3), rtol=1e-12)
+    np.testing.assert_allclose((forward.mean - backward.mean) / 2, np.sqrt(b) / 2 * 2 * u, rtol=1e-12)
+
+
 def test_weight_with_any_prior_and_covariance_is_the_ratio_of_path_densities(float64):
     # A prior and kernels that have nothing to do with the target: the identity holds all the same.
     fractions = schedules.linear(5, total=2.0)

@@ -118,7 +118,7 @@ def train_and_report(options: dict[str, Any], begun: files.Checkpoint | None) ->
     if begun is None:
         with console.status("looking at the target"):
             recipe = recipes.choose(keys[0], target, numbers=named, **chosen(options))
-        state, history = training.start(keys[1], recipe.family, recipe.optimiser), np.zeros(0)
+        state, history = training.start(keys[1], recipe.family, recipe.optimiser), np.zeros(0, np.float32)
     else:
         recipe, state, history = begun.restore(target)
     observe = tracking.observer(options, recipe, target, keys[3], output)
