@@ -1,4 +1,4 @@
-"""The checks: `nox` runs all but `bench`, `paper`, `results`; `nox -s NAME` one; what follows `--` goes to its tool."""
+"""The checks: `nox` runs all but `bench`, `paper`, `problems`, `results`; `nox -s NAME` one; arguments follow `--`."""
 
 import shutil
 from pathlib import Path
@@ -79,8 +79,15 @@ def paper(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def problems(session: nox.Session) -> None:
+    """Some 40 problems unlike the benchmarks, two seeds each: was the answer right, and was it trusted? Resumable."""
+    install(session, "test", ".[cli,wandb]")
+    session.run("python", "tests/problem_set.py", *session.posargs)
+
+
+@nox.session(default=False)
 def results(session: nox.Session) -> None:
-    """The command on all targets over three seeds, into `docs/results.json` and `docs/results.md`; resumable."""
+    """The command on all targets over five seeds, into `docs/results.json` and `docs/results.md`; resumable."""
     install(session, "test", ".[cli,wandb]")
     session.run("python", "tests/results.py", *session.posargs)
 

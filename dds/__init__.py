@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from dds import (
+    conditional,
     coordinates,
     estimators,
     evaluation,
@@ -11,6 +12,8 @@ from dds import (
     kernels,
     learned,
     losses,
+    mixtures,
+    modes,
     networks,
     normal,
     paths,
@@ -18,6 +21,7 @@ from dds import (
     references,
     results,
     schedules,
+    search,
     smc,
     storage,
     targets,
@@ -29,6 +33,7 @@ from dds.targets import from_numpyro
 
 __all__ = [
     "Result",
+    "conditional",
     "coordinates",
     "draw",
     "estimators",
@@ -39,6 +44,8 @@ __all__ = [
     "learned",
     "load",
     "losses",
+    "mixtures",
+    "modes",
     "networks",
     "normal",
     "paths",
@@ -51,6 +58,7 @@ __all__ = [
     "sample",
     "save",
     "schedules",
+    "search",
     "smc",
     "storage",
     "targets",

@@ -8,51 +8,26 @@ a normal target in its own coordinates nothing is left: every weight is the same
 | from mode and curvature | `laplace` | the density has a mode that is like its bulk; up to a few thousand dimensions |
 | closest in Kullback-Leibler divergence | `variational` | also where the mode lies apart, as in hierarchical models |
 | from samples | `moments` | there has been a pilot run |
-| one of these, by itself | `search`, which also looks for several modes | |
+| one of these, by itself | `dds.search` | |
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from dds import normal, smc
+from dds import modes, normal
 from dds.checks import require, typed
+from dds.compiling import once
+from dds.modes import factor_of_inverse
 from dds.types import Arrays, KeyArray, LogDensity, Normal, Scalar, State
 
-DENSE = 128
-"""The dimension up to which `search` averages Hessians over draws."""
+STALE = 5
+"""The steps in a row without a gain after which `variational` takes it that it has arrived."""
 
-BARRIER = 2.0
-"""The depth in nats from which a dip of the log density, on the way to a point, is a barrier between modes."""
-
-BEHIND = 0.005
-"""The share of tempered particles behind barriers above which `search` takes it that there are several modes."""
-
-
-class Search(NamedTuple):
-    """What `search` found.
-
-    Attributes:
-        coordinates: The coordinates to run a sampler in.
-        fitted: Whether there is a normal fit, better than the start.
-        several_modes: Whether the target seems to have several modes.
-        behind: The share of tempered particles that lie behind a barrier, seen from the mean of the fit; `None` if
-            modes were not looked for.
-        finding: What was found, and so what the coordinates are, in a sentence.
-        evaluations: The number of evaluations of the density; a Hessian counts as one for each coordinate.
-    """
-
-    coordinates: Normal
-    fitted: bool
-    several_modes: bool
-    behind: float | None
-    finding: str
-    evaluations: int
+AVERAGED = 40
+"""The steps of `variational` over which draws are averaged then."""
 
 
 @typed
@@ -80,10 +55,10 @@ def laplace(log_density: LogDensity, start: State, *, iterations: int = 500) -> 
         (True, True)
     """
     require(iterations >= 1, "iterations", iterations, "at least 1")
-    fit, definite, _ = _laplace(log_density, iterations, start)
+    found = modes.search_from(log_density, jnp.asarray(start)[None], iterations=iterations)
     message = "not so (try `variational`, or the distribution that the sampler starts from)"
-    require(bool(definite), "the negative Hessian of log_density at the mode", message, "positive definite")
-    return fit
+    require(len(found.points) == 1, "the negative Hessian of log_density at the mode", message, "positive definite")
+    return Normal(found.points[0], found.scales[0])
 
 
 @typed
@@ -101,7 +76,7 @@ def variational(
         key: The random key.
         log_density: The log density, unnormalised.
         start: The distribution to start from, with a scale of any kind.
-        iterations: The number of steps, at least 1.
+        iterations: The most steps, at least 1.
         draws: The number of draws in a step, an even number, for they come in opposite pairs.
 
     Returns:
@@ -123,7 +98,32 @@ def variational(
     """
     require(iterations >= 1, "iterations", iterations, "at least 1")
     require(draws >= 2 and draws % 2 == 0, "draws", draws, "even and at least 2")
-    return _variational(log_density, iterations, draws, key, _with_factor(start))
+    return fit_from(key, log_density, start, iterations=iterations, draws=draws)[0]
+
+
+def fit_from(
+    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = 400, draws: int = 64
+) -> tuple[Normal, int]:
+    """As `variational`, with the number of steps that it took.
+
+    Args:
+        key: As in `variational`.
+        log_density: As in `variational`.
+        start: As in `variational`.
+        iterations: As in `variational`.
+        draws: As in `variational`.
+
+    Returns:
+        The fit and the number.
+
+    Example:
+        >>> from dds import targets
+        >>> target = targets.gaussian(jnp.ones(2), 4 * jnp.eye(2))
+        >>> fit_from(jax.random.key(0), target.log_density, normal.standard(2))[1] < 100
+        True
+    """
+    fit, taken = _variational(log_density, iterations, draws, key, start._replace(scale=normal.factor(start)))
+    return fit, int(taken)
 
 
 @typed
@@ -151,142 +151,85 @@ def moments(samples: Float[Arrays, "samples dim"]) -> Normal:
     return fit
 
 
-@typed
-def search(key: KeyArray, log_density: LogDensity, start: Normal) -> Search:
-    r"""Coordinates found without help.
-
-    Up to `DENSE` dimensions they are those of `variational`, and it is asked whether the target has several modes:
-    whether the log density dips between the mean of the fit and the points that `dds.smc.temper` has found. Coordinates
-    of one of several modes would hide the others; then, they are the mean and the standard deviations of the particles.
-    In more dimensions they are those of `laplace`, and modes are not looked for. A fit must have a larger evidence
-    lower bound than the start.
-
-    Args:
-        key: The random key.
-        log_density: The log density, unnormalised.
-        start: Where to look: a distribution wide enough to reach all modes.
-
-    Returns:
-        What was found.
-
-    Example:
-        >>> from dds import targets
-        >>> mixture = targets.gaussian_mixture(jnp.array([[-4.0, 0.0], [4.0, 0.0]]), jnp.ones(2))
-        >>> search(jax.random.key(0), mixture.log_density, Normal(jnp.zeros(2), jnp.array(3.0))).several_modes
-        True
-    """
-    fit_key, bound_key, particles_key = jax.random.split(key, 3)
-    dim, dense = start.mean.size, start.mean.size <= DENSE
-    if dense:
-        fit, definite = variational(fit_key, log_density, start), True
-        evaluations = 400 * 64 * (dim + 3)
-    else:
-        fit, definite, climbs = _laplace(log_density, 500, start.mean)
-        evaluations = 2 * int(climbs) + dim
-    noise = jax.random.normal(bound_key, (256, dim), start.mean.dtype)
-    bounds = [float(_bound(log_density, noise, either)) for either in (fit, start)]
-    evaluations += 2 * len(noise)
-    if not (bool(definite) and np.isfinite(bounds[0]) and not bounds[0] < bounds[1] - 0.1):
-        return Search(start, False, False, None, "no normal fit is better than the start", evaluations)
-    if not dense:
-        finding = f"a normal fit at the mode; above {DENSE} dimensions other modes are not looked for"
-        return Search(fit, True, False, None, finding, evaluations)
-    points, _, _, cost = smc.temper(particles_key, log_density, start, 1000, coordinates=fit)
-    behind = float(jnp.mean(_dips(log_density, fit.mean, points) > BARRIER))
-    evaluations += cost + 17 * len(points)
-    if behind > BEHIND:
-        spread = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
-        finding = f"several modes: {behind:.0%} of the points lie behind barriers"
-        return Search(spread, True, True, behind, finding, evaluations)
-    return Search(fit, True, False, behind, "one mode, with a normal fit", evaluations)
-
-
-@partial(jax.jit, static_argnums=0)
-def _dips(log_density: LogDensity, centre: State, points: Float[Array, "points dim"]) -> Float[Array, " points"]:
-    """How far the log density falls on the straight way from a centre to each point, below the lower of its ends.
-
-    A centre lower than nine in ten of the points lies in a hole: it counts as one as high as the tenth of them.
-    """
-
-    def along(x: State):
-        return jax.vmap(lambda t: log_density(centre + t * (x - centre)))(jnp.linspace(0, 1, 17))
-
-    values = jax.vmap(along)(points)
-    high = jnp.maximum(log_density(centre), jnp.quantile(values[:, -1], 0.1))
-    return jnp.minimum(high, values[:, -1]) - jnp.min(values, axis=1)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _laplace(log_density: LogDensity, iterations: int, start: State) -> tuple[Normal, Bool[Array, ""], Int[Array, ""]]:
-    def loss(x: State) -> Scalar:
-        return -log_density(x)
-
-    optimiser, value_and_grad = optax.lbfgs(), optax.value_and_grad_from_state(loss)
-
-    def climb(carry):
-        x, state, i = carry
-        value, gradient = value_and_grad(x, state=state)
-        change, state = optimiser.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(x, change), state, i + 1
-
-    def unfinished(carry):
-        _, state, i = carry
-        gradient = optax.tree.get(state, "grad")
-        return (i == 0) | (i < iterations) & (jnp.max(jnp.abs(gradient)) > 1e-5)
-
-    mode, _, climbs = jax.lax.while_loop(unfinished, climb, (start, optimiser.init(start), 0))
-    columns = jnp.eye(start.size, dtype=start.dtype)
-    hessian = jax.lax.map(lambda v: jax.jvp(jax.grad(loss), (mode,), (v,))[1], columns, batch_size=64)
-    factor = _factor_of_inverse((hessian + hessian.T) / 2)
-    mode = mode - factor @ (factor.T @ jax.grad(loss)(mode))  # a Newton step: exact where the target is normal
-    return Normal(mode, factor), jnp.all(jnp.isfinite(factor)) & jnp.all(jnp.isfinite(mode)), climbs
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _variational(log_density: LogDensity, iterations: int, draws: int, key: KeyArray, start: Normal) -> Normal:
+@partial(once, static_argnums=(0, 1, 2))
+def _variational(
+    log_density: LogDensity, iterations: int, draws: int, key: KeyArray, start: Normal
+) -> tuple[Normal, Array]:
     dim = start.mean.size
     score, hessian = jax.grad(log_density), jax.hessian(log_density)
 
-    def step(carry, inputs):
-        fit, rate, largest = carry[0], carry[1], inputs[1]
-        half = jax.random.normal(inputs[0], (draws // 2, dim), start.mean.dtype)
+    def step(carry):
+        fit, rate, taken, stale, averaging, highest = carry
+        half = jax.random.normal(jax.random.fold_in(key, taken), (draws // 2, dim), start.mean.dtype)
         noise = jnp.concatenate([half, -half])
         points = jax.vmap(partial(normal.reparameterise, fit))(noise)
-        gradient = jnp.mean(jax.vmap(score)(points), axis=0)
-        curvature = -jnp.mean(jax.lax.map(hessian, points, batch_size=16), axis=0)
+        gradient = _finite_mean(jax.vmap(score)(points))
+        curvature = -_finite_mean(jax.lax.map(hessian, points, batch_size=16))
 
         # In the coordinates of the fit the precision is the identity, and so are all the steps well conditioned.
         change = fit.scale.T @ curvature @ fit.scale - jnp.eye(dim)
         precision = jnp.eye(dim) + rate * change + 0.5 * rate**2 * change @ change
-        factor = fit.scale @ _factor_of_inverse((precision + precision.T) / 2)
+        factor = fit.scale @ factor_of_inverse((precision + precision.T) / 2)
         moved = Normal(fit.mean + rate * fit.scale @ (fit.scale.T @ gradient), factor)
 
-        better = (
-            _bound(log_density, noise, moved) >= _bound(log_density, noise, fit) - 0.1
-        )  # noise of the draws is not a reason to stand still
+        gain = _bound(log_density, noise, moved) - _bound(log_density, noise, fit)
+        better = gain >= -0.1  # noise of the draws is not a reason to stand still
         fit = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, fit)
-        return (fit, jnp.where(better, jnp.minimum(1.5 * rate, largest), 0.25 * rate)), None
+        # On its own draws a step always gains: whether it has arrived, others must say.
+        value = _bound(log_density, fixed, fit)
+        stale, highest = jnp.where(value < highest + 0.05, stale + 1, 0), jnp.maximum(value, highest)
+        ready = (averaging > 0) | (stale >= STALE) | (taken >= iterations - averaged)
+        averaging = jnp.where(ready, averaging + 1, 0)
+        largest = 1 / jnp.maximum(1.0, averaging.astype(rate.dtype))
+        rate = jnp.where(better, jnp.minimum(1.5 * rate, largest), 0.25 * rate)
+        return fit, rate, taken + 1, stale, averaging, highest
 
-    largest = 1 / jnp.maximum(1.0, jnp.arange(iterations) - iterations // 2)
-    carry = (start, jnp.asarray(0.1, start.mean.dtype))
-    (fit, _), _ = jax.lax.scan(step, carry, (jax.random.split(key, iterations), largest.astype(start.mean.dtype)))
-    return fit
+    # First until the bound has stopped rising, then the draws are averaged.
+    averaged = min(AVERAGED, (iterations + 1) // 2)
+
+    def unfinished(carry):
+        return (carry[2] < iterations) & (carry[4] <= averaged)
+
+    fixed = jax.random.normal(jax.random.fold_in(key, iterations), (draws, dim), start.mean.dtype)
+    zero = jnp.zeros((), int)
+    carry = (start, jnp.asarray(0.1, start.mean.dtype), zero, zero, zero, jnp.asarray(-jnp.inf, start.mean.dtype))
+    fit, _, taken, *_ = jax.lax.while_loop(unfinished, step, carry)
+    return fit, taken
+
+
+@typed
+def bound(log_density: LogDensity, noise: Float[Array, "draws dim"], fit: Normal) -> Scalar:
+    """The evidence lower bound of a normal fit, over given noise.
+
+    Args:
+        log_density: The log density.
+        noise: Standard normal noise. Where the density is not finite it counts as ten below the least of the others:
+            a fit that sticks out of the support is still to be compared with others.
+        fit: The fit.
+
+    Returns:
+        The bound.
+
+    Example:
+        >>> plain = normal.standard(2)
+        >>> noise = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> float(bound(lambda x: normal.log_density(plain, x) + 3, noise, plain)) - 3 < 1
+        True
+    """
+    return _bound(log_density, noise, fit)
 
 
 @partial(jax.jit, static_argnums=0)
 def _bound(log_density: LogDensity, noise: Float[Array, "draws dim"], fit: Normal) -> Scalar:
-    """The evidence lower bound of a fit, but for a constant that is the same for all fits."""
-    points = jax.vmap(partial(normal.reparameterise, fit))(noise)
-    return jnp.mean(jax.vmap(log_density)(points)) + normal.log_determinant(fit)
+    values = jax.vmap(log_density)(jax.vmap(partial(normal.reparameterise, fit))(noise))
+    finite = jnp.isfinite(values)
+    least = jnp.min(jnp.where(finite, values, jnp.inf)) - 10
+    mean = jnp.mean(jnp.where(finite, values, least))
+    entropy = normal.log_determinant(fit) + noise.shape[1] / 2 * (1 + jnp.log(2 * jnp.pi))
+    return jnp.where(finite.any(), mean, -jnp.inf) + entropy
 
 
-def _with_factor(fit: Normal) -> Normal:
-    if jnp.ndim(fit.scale) == 2:
-        return fit
-    return fit._replace(scale=jnp.diag(jnp.broadcast_to(fit.scale, fit.mean.shape)))
-
-
-def _factor_of_inverse(precision: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
-    """The lower Cholesky factor of the inverse, by way of the factorisation from the last coordinate to the first."""
-    upper = jnp.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
-    return jax.scipy.linalg.solve_triangular(upper.T, jnp.eye(len(precision), dtype=precision.dtype), lower=True)
+def _finite_mean(values: Array) -> Array:
+    """The mean over the draws at which all is finite: one that overflows is not a reason to stop."""
+    finite = jnp.isfinite(values).all(axis=tuple(range(1, values.ndim)), keepdims=True)
+    return jnp.sum(jnp.where(finite, values, 0), axis=0) / jnp.maximum(jnp.sum(finite), 1)

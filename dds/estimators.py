@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from dds.checks import require, require_values, typed
-from dds.types import KeyArray, LogWeights, Scalar
+from dds.types import Arrays, KeyArray, LogWeights, Scalar
 
 LEAST = 25
 """The fewest weights that have a tail to fit: its largest fifth, five of them or more."""
@@ -89,6 +89,81 @@ def eubo(log_weights: LogWeights) -> Estimate:
         2.0
     """
     return elbo(log_weights)
+
+
+@typed
+def bridge(log_weights: LogWeights, backward: Float[Arrays, " backward"]) -> Estimate:
+    r"""Bennett's acceptance ratio: the best estimate of $\log Z$ of paths of the sampler and paths of the target.
+
+    It solves, with $n$ paths of the sampler and $m$ of the target,
+
+    $$ \sum_{i \le n} \frac{1}{1 + \frac{n}{m} Z / w_i} = \sum_{j \le m} \frac{1}{1 + \frac{m}{n} w_j / Z}, $$
+
+    and takes from each side what it knows best: neither the heaviest weights of the sampler's paths nor those that it
+    never sees have much to say. It is as right as the points of the target are.
+
+    Args:
+        log_weights: Log weights of paths of the sampler.
+        backward: Log weights of paths of the target: noised from its points, or refined in their noise
+            (`dds.smc.refine`).
+
+    Returns:
+        The estimate; its standard error takes the paths as independent.
+
+    References:
+        Bennett (1976); Meng and Wong (1996), section 3, for the choice of the bridge.
+
+    Example:
+        >>> round(float(bridge(jnp.full(10, 2.0), jnp.full(30, 2.0)).value), 4)
+        2.0
+    """
+    forward, backward = jnp.asarray(log_weights), jnp.asarray(backward)
+    ratio = jnp.log(forward.size / backward.size)
+
+    def sides(log_z: Array) -> tuple[Array, Array]:
+        ahead = jax.nn.sigmoid(forward - log_z - ratio)
+        back = jax.nn.sigmoid(ratio + log_z - backward)
+        return ahead, back
+
+    def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        ahead, back = sides(middle)
+        too_low = jnp.sum(ahead) > jnp.sum(back)
+        return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
+
+    finite = jnp.concatenate([jnp.where(jnp.isfinite(w), w, jnp.nan) for w in (forward, backward)])
+    bounds = (jnp.nanmin(finite) - jnp.abs(ratio) - 1, jnp.nanmax(finite) + jnp.abs(ratio) + 1)
+    value = jnp.mean(jnp.stack(jax.lax.fori_loop(0, 60, halve, bounds)))
+    errors = [jnp.var(side, ddof=1) / (side.size * jnp.mean(side) ** 2) for side in sides(value)]
+    return Estimate(value, jnp.sqrt(errors[0] + errors[1]))
+
+
+@typed
+def pool(log_weights: LogWeights, backward: Float[Arrays, " backward"], log_z: Scalar) -> Float[Array, " all"]:
+    r"""Log weights of both kinds of paths taken together, $\log \frac{(n + m)\, w}{n + m\, w / Z}$.
+
+    A weight is at most $(n + m) Z / m$: where the sampler has too few paths, those of the target take over. With the
+    estimate of `bridge` as $Z$ the mean weight is $Z$.
+
+    Args:
+        log_weights: Log weights of paths of the sampler.
+        backward: Log weights of paths of the target.
+        log_z: The estimate of $\log Z$.
+
+    Returns:
+        The log weights, first those of the sampler's paths.
+
+    References:
+        Shirts and Chodera (2008), Multistate Bennett acceptance ratio, section 3.
+
+    Example:
+        >>> pool(jnp.zeros(2), jnp.zeros(2), jnp.zeros(())).tolist()
+        [0.0, 0.0, 0.0, 0.0]
+    """
+    both = jnp.concatenate([jnp.asarray(log_weights), jnp.asarray(backward)])
+    n, m = log_weights.size, backward.size
+    return jnp.log(n + m) - jnp.logaddexp(jnp.log(n) - both, jnp.log(m) - log_z)
 
 
 @typed

@@ -1,4 +1,8 @@
-"""What a set of log weights amounts to: the figures, and a plain sentence on whether to trust them."""
+"""What a set of log weights amounts to: the figures, what speaks against them, and a plain sentence.
+
+What is reported first is data: `Report` holds the figures, `findings` compares each with its limit and says what
+follows, and `verdict` puts it in words.
+"""
 
 import math
 from typing import NamedTuple
@@ -8,7 +12,7 @@ from jaxtyping import Array, Float
 
 from dds import estimators
 from dds.checks import typed
-from dds.types import LogWeights
+from dds.types import Arrays, LogWeights
 
 RARE = 0.01
 """The share of the target that the sampler's paths of the largest weights stand for, as the weights themselves say."""
@@ -16,11 +20,20 @@ RARE = 0.01
 MISSED = 0.03
 """The share of points found otherwise with weights as large as theirs, above which a part of the target is missed.
 
-It should be `RARE`; the rest allows for a thousand tempered particles that are not quite independent.
+It should be `RARE`; the rest allows for tempered particles that are not quite independent.
 """
+
+MISSED_MODES = 0.005
+"""The share of the target in modes that the sampler does not cover, above which nothing is to be trusted."""
+
+HEAVY = 0.05
+"""The share of the sum of weights in the largest hundredth of them, up to which a heavy tail does not matter."""
 
 MINIMAL_SAMPLES = 100
 """The effective number of samples below which a standard error is itself too uncertain to be quoted."""
+
+DEPENDENT = 1.5
+"""What the standard error of the bridge is multiplied by, for refined paths are not quite independent."""
 
 
 class Report(NamedTuple):
@@ -28,17 +41,29 @@ class Report(NamedTuple):
 
     Attributes:
         paths: The number of paths behind them.
-        log_z: The estimate of `log Z`.
-        log_z_standard_error: Its standard error.
+        log_z: The estimate of `log Z`: that of the bridge where there is one, else that of the weights.
+        log_z_standard_error: Its standard error; half the difference of the two estimates, as far as it is more than
+            the weights' own error, is part of it.
         log_z_true: The truth, or `None`.
         elbo: The evidence lower bound.
         eubo: The evidence upper bound, or `None` without exact samples.
-        ess: The effective sample size, as a fraction.
+        ess: The effective sample size of the sampler's own paths, as a fraction.
         forward_ess: The same seen from exact samples, or `None` without them.
         pareto_k: The shape of the tail of the weights.
         missed_mass: The share of points found otherwise whose weights are as large as those that `RARE` of the target
             has by the sampler's own weights, or `None` without such points.
         log_z_true_error: The standard error of the truth, 0 where it is exact.
+        heavy_share: The share of the sum of weights in the largest hundredth of them.
+        zero_share: The share of paths whose weight is zero, as outside of a hard support.
+        log_z_of_weights: The estimate of the weights alone.
+        log_z_of_weights_standard_error: Its standard error.
+        log_z_of_bridge: The estimate of Bennett's acceptance ratio with refined paths, or `None`.
+        eubo_of_particles: The evidence upper bound as the refined paths see it, or `None`.
+        missed_modes: The share of the target in modes that the sampler does not cover, or `None` if none were looked
+            for.
+        settled: Whether the points found otherwise have arrived at the target; `None` if there are none.
+        where: Where the missed part lies, in words; empty if nothing is missed.
+        samples: The effective number of samples, refined ones included.
     """
 
     paths: int
@@ -52,6 +77,34 @@ class Report(NamedTuple):
     pareto_k: float
     missed_mass: float | None = None
     log_z_true_error: float = 0.0
+    heavy_share: float = 0.0
+    zero_share: float = 0.0
+    log_z_of_weights: float = math.nan
+    log_z_of_weights_standard_error: float = math.nan
+    log_z_of_bridge: float | None = None
+    eubo_of_particles: float | None = None
+    missed_modes: float | None = None
+    settled: bool | None = None
+    where: str = ""
+    samples: float = math.nan
+
+
+class Finding(NamedTuple):
+    """One figure and its limit.
+
+    Attributes:
+        name: The name of the figure, that of `Report` where it is one.
+        value: The figure.
+        limit: The limit.
+        holds: Whether it is on the good side of it: a figure that is not a number is not.
+        consequence: What follows if it is not, a clause of a sentence.
+    """
+
+    name: str
+    value: float
+    limit: float
+    holds: bool
+    consequence: str
 
 
 @typed
@@ -62,6 +115,10 @@ def summarise(
     log_z_true_error: float = 0.0,
     forward_log_weights: Float[Array | np.ndarray, " forward_paths"] | None = None,
     explored_log_weights: Float[Array | np.ndarray, " explored_paths"] | None = None,
+    refined_log_weights: Float[Arrays, " refined_paths"] | None = None,
+    missed_modes: float | None = None,
+    settled: bool | None = None,
+    where: str = "",
 ) -> Report:
     """Computes the figures of a sampler.
 
@@ -72,6 +129,10 @@ def summarise(
         forward_log_weights: Log weights of paths noised from exact samples, where there are any.
         explored_log_weights: Log weights of paths noised from points found by other means, such as `dds.smc.temper`.
             Where the sampler does not go, paths have weights that it never sees.
+        refined_log_weights: Log weights of paths of the target, as of `dds.smc.refine`.
+        missed_modes: As in `Report`, of `dds.search.uncovered`.
+        settled: As in `Report`.
+        where: As in `Report`, of `differences`.
 
     Returns:
         The figures. Evidence that is broken, as weights that are not numbers, makes figures that are not numbers.
@@ -84,21 +145,106 @@ def summarise(
         >>> summarise(jnp.zeros(1000), log_z_true=0.0).ess
         1.0
     """
-    log_z = estimators.log_z(log_weights)
+    estimate = estimators.log_z(log_weights)
+    of_weights, weights_error = float(estimate.value), float(estimate.standard_error)
+    log_z, error, of_bridge, eubo_of_particles = of_weights, weights_error, None, None
+    ess = round(float(estimators.effective_sample_size(log_weights)), 6)
+    samples = ess * log_weights.size
+    if refined_log_weights is not None:
+        bridge = estimators.bridge(log_weights, refined_log_weights)
+        log_z = of_bridge = float(bridge.value)
+        systematic = max(abs(of_bridge - of_weights) - 2 * weights_error, 0.0) / 2
+        error = math.hypot(DEPENDENT * float(bridge.standard_error), systematic)
+        eubo_of_particles = _or_nan(estimators.eubo, refined_log_weights)
+        pooled = estimators.pool(log_weights, refined_log_weights, bridge.value)
+        samples = float(estimators.effective_sample_size(pooled)) * pooled.size
     forward, explored = forward_log_weights, explored_log_weights
     return Report(
         paths=log_weights.size,
-        log_z=float(log_z.value),
-        log_z_standard_error=float(log_z.standard_error),
+        log_z=log_z,
+        log_z_standard_error=error,
         log_z_true=log_z_true,
         elbo=float(estimators.elbo(log_weights).value),
         eubo=None if forward is None else _or_nan(estimators.eubo, forward),
-        ess=round(float(estimators.effective_sample_size(log_weights)), 6),
+        ess=ess,
         forward_ess=None if forward is None else round(_or_nan(estimators.forward_effective_sample_size, forward), 6),
         pareto_k=estimators.pareto_k(log_weights),
         missed_mass=None if explored is None else _missed_mass(log_weights, explored),
         log_z_true_error=log_z_true_error,
+        heavy_share=_heavy_share(log_weights),
+        zero_share=float(np.mean(np.isneginf(log_weights))),
+        log_z_of_weights=of_weights,
+        log_z_of_weights_standard_error=weights_error,
+        log_z_of_bridge=of_bridge,
+        eubo_of_particles=eubo_of_particles,
+        missed_modes=missed_modes,
+        settled=settled,
+        where=where,
+        samples=samples,
     )
+
+
+def _heavy_share(log_weights: LogWeights) -> float:
+    if not np.isfinite(np.max(log_weights)):
+        return float("nan")
+    weights = np.sort(np.exp(np.asarray(log_weights, np.float64) - np.max(log_weights)))
+    return float(np.sum(weights[-max(weights.size // 100, 1) :]) / np.sum(weights))
+
+
+@typed
+def large(log_weights: LogWeights, explored_log_weights: Float[Array | np.ndarray, " explored_paths"]) -> np.ndarray:
+    """Which points have weights as large as those that `RARE` of the target has by the sampler's own weights.
+
+    Args:
+        log_weights: Log weights of paths of the sampler.
+        explored_log_weights: Log weights of paths noised from points found by other means.
+
+    Returns:
+        For each point, whether so.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> large(jnp.zeros(1000), jnp.array([0.0, 2.0])).tolist()
+        [False, True]
+    """
+    own, explored = (np.asarray(weights, np.float64) for weights in (log_weights, explored_log_weights))
+    ordered = np.sort(own)[::-1]
+    shares = np.cumsum(np.exp(ordered - ordered[0]))
+    first = np.searchsorted(shares, RARE * shares[-1], side="right")
+    level = float(ordered[min(first, ordered.size - 1)]) + 1e-3  # weights that differ by rounding are the same
+    return explored > level
+
+
+@typed
+def differences(
+    points: Float[Array | np.ndarray, "missed dim"],
+    samples: Float[Array | np.ndarray, "paths dim"],
+    log_weights: LogWeights,
+) -> str:
+    """Where points lie that a sampler misses: the coordinates in which they differ most from its weighted samples.
+
+    Args:
+        points: The points.
+        samples: The weighted samples.
+        log_weights: Their log weights.
+
+    Returns:
+        A clause, empty if there are no points.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> differences(rng.normal(size=(50, 2)) + np.array([4.0, 0]), rng.normal(size=(500, 2)), np.zeros(500))
+        'at coordinate 0 about 4.0 (else -0.1 +- 1.0)'
+    """
+    if not len(points):
+        return ""
+    weights = np.exp(np.asarray(log_weights, np.float64) - np.max(log_weights))
+    weights /= weights.sum()
+    mean = weights @ np.asarray(samples)
+    sd = np.sqrt(weights @ (np.asarray(samples) - mean) ** 2) + 1e-30
+    theirs = np.mean(np.asarray(points), axis=0)
+    i = int(np.argmax(np.abs(theirs - mean) / sd))
+    return f"at coordinate {i} about {theirs[i]:.1f} (else {mean[i] + 0:.1f} +- {sd[i]:.1f})"
 
 
 def _or_nan(estimator, log_weights) -> float:
@@ -110,21 +256,17 @@ def _or_nan(estimator, log_weights) -> float:
 
 
 def _missed_mass(log_weights: LogWeights, explored_log_weights: Float[Array | np.ndarray, " explored_paths"]) -> float:
-    """The share of explored weights above the level above which lies no more than `RARE` of the sum of all weights."""
+    """The share of explored weights that are large."""
     own, explored = (np.asarray(weights, np.float64) for weights in (log_weights, explored_log_weights))
     for weights in (own, explored):
         if np.isnan(weights).any() or np.isposinf(weights).any() or np.isneginf(weights).all():  # all of none, too
             return float("nan")
-    ordered = np.sort(own)[::-1]
-    shares = np.cumsum(np.exp(ordered - ordered[0]))
-    first = np.searchsorted(shares, RARE * shares[-1], side="right")
-    level = float(ordered[min(first, ordered.size - 1)]) + 1e-3  # weights that differ by rounding are the same
-    return float(np.mean(explored > level))
+    return float(np.mean(large(log_weights, explored_log_weights)))
 
 
 @typed
-def doubts(report: Report) -> list[str]:
-    r"""What speaks against trusting the figures, each a clause of a sentence.
+def findings(report: Report) -> list[Finding]:
+    r"""The figures that matter for trust, each with its limit and what follows if it does not hold.
 
     Every limit is written as what must hold for trust, so that a figure that is not a number speaks against it.
 
@@ -132,51 +274,78 @@ def doubts(report: Report) -> list[str]:
         report: The figures.
 
     Returns:
-        The reasons; an empty list if nothing was found. The limit on Pareto k is that of the reference,
-        $\min(1 - 1 / \log_{10} N, 0.7)$.
+        The findings, those that hold as well. The limit on Pareto k is that of the reference,
+        $\min(1 - 1 / \log_{10} N, 0.7)$; a heavy tail that carries next to nothing, or that the bridge has mended, is
+        no reason for doubt.
 
     References:
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), section 3.2.4.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> doubts(summarise(jnp.zeros(1000), log_z_true=1.0))
-        ['log Z is off the truth by 1']
+        >>> [finding.name for finding in findings(summarise(jnp.zeros(1000), log_z_true=1.0)) if not finding.holds]
+        ['error of log Z']
     """
-    reasons = []
     # Weights of zero are legitimate, and make the ELBO minus infinity.
-    if not np.isfinite([report.log_z, report.log_z_standard_error]).all() or not report.elbo < np.inf:
-        reasons.append("some weights are infinite or not a number, or all are zero")
+    sound = np.isfinite([report.log_z, report.log_z_standard_error]).all() and report.elbo < np.inf
+    found = [
+        Finding("finite", float(sound), 1.0, bool(sound), "some weights are infinite or not a number, or all are zero")
+    ]
     limit = min(1 - 1 / np.log10(max(report.paths, 11)), 0.7)
-    if not report.pareto_k <= limit:
-        reasons.append(f"Pareto k is {report.pareto_k:.2f}, above {limit:.2f}: a few paths carry the estimate")
-    if not (samples := report.ess * report.paths) >= MINIMAL_SAMPLES:
-        reasons.append(f"{report.paths} paths are worth only {samples:.0f} samples")
-    if report.forward_ess is not None and not report.forward_ess >= report.ess / 2:
-        reasons.append(
+    light = report.pareto_k <= limit or report.heavy_share <= HEAVY
+    if report.log_z_of_bridge is None or not sound:
+        heavy = f"Pareto k is {report.pareto_k:.2f}, above {limit:.2f}: a few paths carry the estimate"
+        found.append(Finding("pareto_k", report.pareto_k, float(limit), bool(light), heavy))
+    few = f"{report.paths} paths are worth only {_count(report.samples)} samples"
+    enough = report.samples >= MINIMAL_SAMPLES
+    found.append(Finding("samples", report.samples, MINIMAL_SAMPLES, bool(enough), few))
+    if report.log_z_of_bridge is not None:
+        apart = abs(report.log_z_of_bridge - report.log_z_of_weights)
+        limit = max(0.1, 4 * report.log_z_of_weights_standard_error)
+        unlike = (
+            f"log Z is {report.log_z_of_weights:.3f} by the weights, but {report.log_z_of_bridge:.3f} by the bridge"
+        )
+        found.append(Finding("bridge", apart, limit, bool(apart <= limit), unlike))
+    if report.forward_ess is not None:
+        unseen = (
             f"seen from exact samples the ESS is {report.forward_ess:.2g}, not {report.ess:.2g}: "
             "the sampler hardly visits a part of the target"
         )
-    if report.missed_mass is not None and not report.missed_mass <= MISSED:
-        reasons.append(
-            f"of points found by other means {report.missed_mass:.0%} have weights that {RARE:.0%} should have: "
-            "the sampler hardly visits where they are"
-            if np.isfinite(report.missed_mass)
+        holds = bool(report.forward_ess >= report.ess / 2)
+        found.append(Finding("forward_ess", report.forward_ess, report.ess / 2, holds, unseen))
+    where = f", {report.where}" if report.where else ""
+    if report.missed_modes is not None:
+        share = report.missed_modes
+        missed = f"about {share:.1%} of the mass, and so of Z, lies in modes that the paths hardly visit{where}"
+        found.append(Finding("missed_modes", share, MISSED_MODES, bool(share <= MISSED_MODES), missed))
+    if report.missed_mass is not None and report.settled is not False:
+        share = report.missed_mass
+        missed = (
+            f"of points found by other means {share:.0%} have weights that {RARE:.0%} should have: "
+            f"the sampler hardly visits where they are{where}"
+            if np.isfinite(share)
             else "the check by points found by other means failed"
         )
+        found.append(Finding("missed_mass", share, MISSED, bool(share <= MISSED), missed))
     if report.log_z_true is not None:
         error = abs(report.log_z - report.log_z_true)
         tolerance = 4 * math.hypot(report.log_z_standard_error, report.log_z_true_error)
-        if not np.isfinite([report.log_z_true, report.log_z_true_error]).all():
-            reasons.append("the true log Z or its error is not a finite number")
-        elif not error <= tolerance + 1e-5 * (1 + abs(report.log_z_true)):  # the rest allows for rounding
-            reasons.append(f"log Z is off the truth by {error:.3g}")
-    return reasons
+        tolerance += 1e-5 * (1 + abs(report.log_z_true))  # rounding
+        known = np.isfinite([report.log_z_true, report.log_z_true_error]).all()
+        off = (
+            f"log Z is off the truth by {error:.3g}" if known else "the true log Z or its error is not a finite number"
+        )
+        found.append(Finding("error of log Z", error, tolerance, bool(known and error <= tolerance), off))
+    return found
+
+
+def _count(samples: float) -> str:
+    return f"{samples:.0f}" if np.isfinite(samples) else "no"
 
 
 @typed
 def verdict(report: Report) -> str:
-    """Says whether to trust the figures, and why.
+    """Says to what precision to trust the figures, or why not.
 
     Args:
         report: The figures.
@@ -189,12 +358,15 @@ def verdict(report: Report) -> str:
         >>> verdict(summarise(jnp.zeros(1000), log_z_true=1.0))
         'Do not trust log Z and the weighted samples: log Z is off the truth by 1.'
     """
-    if reasons := doubts(report):
+    if reasons := [finding.consequence for finding in findings(report) if not finding.holds]:
         return f"Do not trust log Z and the weighted samples: {'; '.join(reasons)}."
-    worth = f"{report.paths} paths are worth {report.ess * report.paths:.0f} samples and the weights have a light tail"
-    if report.forward_ess is None:
-        caveat = "without exact samples nothing here can show a mode that every path missed"
-        if report.missed_mass is not None:
-            caveat = "a part of the target that neither the paths nor tempered particles found cannot show"
-        return f"Trust log Z and the weighted samples for the modes that were found: {worth}; but {caveat}."
-    return f"Trust log Z and the weighted samples: {worth}, also as seen from exact samples."
+    within = f"Trust log Z to within {max(2 * report.log_z_standard_error, 1e-4):.2g} (two standard errors)"
+    worth = f"the weighted samples, worth {report.samples:.0f} independent ones"
+    if report.forward_ess is not None:
+        return f"{within} and {worth}, also as seen from exact samples."
+    caveat = "without exact samples nothing here can show a mode that every path missed"
+    if report.missed_mass is not None or report.missed_modes is not None:
+        caveat = "a part of the target that neither the paths nor the search by other means found cannot show"
+    if report.settled is False:
+        caveat += "; tempered particles, one of these means, did not arrive at the target, and say nothing"
+    return f"{within} and {worth}, for the modes that were found; {caveat}."

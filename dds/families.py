@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from dds import kernels, normal, references
 from dds import learned as learning
 from dds.checks import require, typed
-from dds.types import Family, KeyArray, LogDensity, Network, Normal, Params, Reference, Sampler
+from dds.types import Bijection, Family, KeyArray, LogDensity, Mixture, Network, Normal, Params, Reference, Sampler
 
 
 @typed
@@ -209,11 +209,13 @@ def learned(
 
 
 @typed
-def importance(proposal: Normal) -> Family:
-    r"""No steps: draws from a normal distribution, weighted by $\gamma(x) / q(x)$. There is nothing to train.
+def importance(coordinates: Normal | Bijection, prior: Normal | Mixture | None = None) -> Family:
+    r"""No steps: draws from a distribution, weighted by $\gamma(x) / q(x)$. There is nothing to train.
 
     Args:
-        proposal: The distribution `q`.
+        coordinates: The coordinates: those of a normal fit, or of a neck (`dds.conditional`).
+        prior: The distribution in these coordinates, such as a mixture that `dds.search` has adapted; by default the
+            standard normal, so that $q$ is the normal fit itself.
 
     Returns:
         The family, without parameters.
@@ -225,9 +227,12 @@ def importance(proposal: Normal) -> Family:
         >>> float(losses.log_weight(path, lambda x: normal.log_density(normal.standard(2), x)))
         0.0
     """
-    dim, none = proposal.mean.size, jnp.zeros(0, proposal.mean.dtype)
+    dtype = coordinates.mean.dtype if isinstance(coordinates, Normal) else jnp.zeros(0).dtype
+    none, dim = jnp.zeros(0, dtype), normal.bijection(coordinates).dim
     kernel = kernels.denoising(none, lambda y, k: jnp.zeros_like(y))
-    sampler = _from(references.ou(none, dim), kernel, proposal)
+    sampler = _from(references.ou(none, dim), kernel, coordinates)
+    if prior is not None:
+        sampler = sampler._replace(prior=prior)
     return Family(lambda key: (), lambda params: sampler)
 
 
@@ -243,6 +248,6 @@ def _controlled(
     return Family(network.init, sampler)
 
 
-def _from(reference: Reference, kernel, coordinates: Normal) -> Sampler:
+def _from(reference: Reference, kernel, coordinates: Normal | Bijection) -> Sampler:
     """A sampler whose prior is the reference's."""
     return Sampler(reference.start, reference, kernel, coordinates)

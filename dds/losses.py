@@ -31,7 +31,7 @@ from jaxtyping import Float
 
 from dds.checks import require, typed
 from dds.paths import noise_path, retrace, sample_path
-from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Path, Sampler, Scalar
+from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Path, Sampler, Scalar, State
 
 
 @typed
@@ -94,6 +94,40 @@ def log_weights(
 
 
 @typed
+def with_finite_gradient(log_density: LogDensity) -> LogDensity:
+    """A density with the same values, whose gradient is zero in coordinates in which it is not finite.
+
+    Where a density overflows, one path in a batch would make the gradient of a loss not a number.
+
+    Args:
+        log_density: The log density.
+
+    Returns:
+        The log density.
+
+    Example:
+        >>> steep = with_finite_gradient(lambda x: jnp.sum(jnp.sqrt(x)))
+        >>> jax.grad(steep)(jnp.array([0.0, 1.0])).tolist()
+        [0.0, 0.5]
+    """
+    return lambda x: log_density(_finite_cotangent(x))
+
+
+@jax.custom_vjp
+def _finite_cotangent(x: State) -> State:
+    return x
+
+
+_finite_cotangent.defvjp(lambda x: (x, None), lambda _, cotangent: (jnp.where(jnp.isfinite(cotangent), cotangent, 0),))
+
+
+def _mean_of_finite(log_weights: LogWeights) -> Scalar:
+    """The mean without the paths whose weight is zero or overflows; `evaluation` reports them, training drops them."""
+    finite = jnp.isfinite(log_weights)
+    return jnp.sum(jnp.where(finite, log_weights, 0)) / jnp.maximum(jnp.sum(finite), 1)
+
+
+@typed
 def reverse_kl(
     sampler: Sampler, key: KeyArray, *, log_density: LogDensity, paths: int, stick_the_landing: bool = True
 ) -> Scalar:
@@ -110,7 +144,7 @@ def reverse_kl(
         stick_the_landing: Whether the gradient is the sticking-the-landing one, of less variance near the optimum.
 
     Returns:
-        The loss, the negative of the ELBO.
+        The loss, the negative of the ELBO over the paths whose weight is finite.
 
     References:
         Vargas, Grathwohl and Doucet (2023), section 3.
@@ -124,7 +158,7 @@ def reverse_kl(
         >>> float(reverse_kl(sampler, jax.random.key(1), log_density=log_density, paths=10))
         -3.0
     """
-    return -jnp.mean(log_weights(sampler, key, log_density, paths, stick_the_landing=stick_the_landing))
+    return -_mean_of_finite(log_weights(sampler, key, log_density, paths, stick_the_landing=stick_the_landing))
 
 
 @typed
@@ -169,7 +203,7 @@ def forward_kl(
     def one(key: KeyArray, x) -> Scalar:
         return log_weight(noise_path(key, sampler, x), log_density)
 
-    return jnp.mean(jax.vmap(one)(jax.random.split(noise_key, paths), x))
+    return _mean_of_finite(jax.vmap(one)(jax.random.split(noise_key, paths), x))
 
 
 @typed

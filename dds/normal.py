@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dds.checks import typed
-from dds.types import KeyArray, LogDensity, Normal, Scalar, State
+from dds.types import Bijection, KeyArray, LogDensity, Normal, Scalar, State
 
 
 @typed
@@ -119,15 +119,59 @@ def compose(outer: Normal, inner: Normal) -> Normal:
 
 
 @typed
-def pull_back(normal: Normal, log_density: LogDensity) -> LogDensity:
-    r"""A density in the coordinates of a distribution, $\log \gamma(m + S z) + \log \det S$, with the same integral.
+def factor(normal: Normal) -> Float[Array, "dim dim"]:
+    """The lower Cholesky factor of the covariance, as a matrix whatever the kind of the scale.
 
     Args:
         normal: The distribution.
+
+    Returns:
+        The factor.
+
+    Example:
+        >>> factor(Normal(jnp.zeros(2), jnp.array(3.0))).tolist()
+        [[3.0, 0.0], [0.0, 3.0]]
+    """
+    return normal.scale if jnp.ndim(normal.scale) == 2 else jnp.diag(_diagonal(normal))
+
+
+@typed
+def bijection(coordinates: Normal | Bijection) -> Bijection:
+    r"""Coordinates as a bijection: $y \mapsto m + S y$ for a normal distribution.
+
+    Args:
+        coordinates: A distribution; or a bijection, which is returned as it is.
+
+    Returns:
+        The bijection.
+
+    Example:
+        >>> x, log_determinant = bijection(Normal(jnp.ones(2), jnp.array(3.0))).forward(jnp.ones(2))
+        >>> x.tolist(), round(float(jnp.exp(log_determinant)), 4)
+        ([4.0, 4.0], 9.0)
+    """
+    if isinstance(coordinates, Bijection):
+        return coordinates
+
+    def forward(y: State) -> tuple[State, Scalar]:
+        return reparameterise(coordinates, y), log_determinant(coordinates)
+
+    def inverse(x: State) -> tuple[State, Scalar]:
+        return standardise(coordinates, x), log_determinant(coordinates)
+
+    return Bijection(coordinates.mean.size, forward, inverse)
+
+
+@typed
+def pull_back(coordinates: Normal | Bijection, log_density: LogDensity) -> LogDensity:
+    r"""A density in other coordinates, $\log \gamma(T(y)) + \log \lvert\det T'(y)\rvert$, with the same integral.
+
+    Args:
+        coordinates: The coordinates, $T(y) = m + S y$ or a bijection.
         log_density: The log density $\log \gamma$.
 
     Returns:
-        The log density of $z$.
+        The log density of $y$.
 
     Example:
         >>> wide = Normal(jnp.ones(2), jnp.array(3.0))
@@ -135,7 +179,12 @@ def pull_back(normal: Normal, log_density: LogDensity) -> LogDensity:
         >>> bool(jnp.isclose(flat(jnp.ones(2)), log_density(standard(2), jnp.ones(2))))
         True
     """
-    return lambda z: log_density(reparameterise(normal, z)) + log_determinant(normal)
+
+    def pulled(y: State) -> Scalar:
+        x, determinant = bijection(coordinates).forward(y)
+        return log_density(x) + determinant
+
+    return pulled
 
 
 @typed

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dds import normal
+from dds import mixtures, normal
 from dds.checks import require, typed
-from dds.types import KeyArray, Normal, Path, Point, Row, Sampler, Scalar, State, Transitions
+from dds.types import KeyArray, Mixture, Noise, Normal, Path, Point, Row, Sampler, Scalar, State, Transitions
 
 
 class Visit(NamedTuple):
@@ -36,12 +36,12 @@ class Increment(NamedTuple):
 
 
 @typed
-def first_visit(sampler: Sampler, noise: State) -> Visit:
+def first_visit(sampler: Sampler, noise: Noise) -> Visit:
     """The first state of a path, drawn from the prior.
 
     Args:
         sampler: The sampler.
-        noise: Standard normal noise, one number per coordinate of a state.
+        noise: Standard normal noise, `dds.mixtures.noise_size` numbers for the prior.
 
     Returns:
         The state, with the kernel's transitions there.
@@ -55,7 +55,7 @@ def first_visit(sampler: Sampler, noise: State) -> Visit:
         >>> first_visit(fixed.sampler(fixed.init(jax.random.key(0))), jnp.ones(2)).state.tolist()
         [1.0, 1.0]
     """
-    state = normal.reparameterise(sampler.prior, noise)
+    state = mixtures.draw(sampler.prior, noise)
     transitions = sampler.kernel.apply(state, jax.tree.map(lambda row: row[0], sampler.kernel.rows))
     is_one = isinstance(transitions, Transitions)
     require(is_one, "what the kernel returns", f"a {type(transitions).__name__}", "Transitions")
@@ -174,25 +174,75 @@ def sample_path(key: KeyArray, sampler: Sampler, *, stick_the_landing: bool = Fa
         >>> path.states.shape, path.x.shape
         ((1, 2), (2,))
     """
-    rows = step_rows(sampler)
-    dim, prior = sampler.coordinates.mean.size, sampler.prior
-    noise = normal.path_noise(key, steps(sampler) + 1, prior.mean.size).astype(prior.mean.dtype)
+    noise = jax.random.normal(key, (noise_size(sampler),), sampler.reference.start.mean.dtype)
+    return path_of_noise(noise, sampler, stick_the_landing=stick_the_landing)
+
+
+@typed
+def noise_size(sampler: Sampler) -> int:
+    """How many standard normal numbers a path of a sampler is made of.
+
+    Args:
+        sampler: The sampler.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> from dds import families
+        >>> fixed = families.importance(normal.standard(2))
+        >>> noise_size(fixed.sampler(fixed.init(jax.random.key(0))))
+        2
+    """
+    return mixtures.noise_size(sampler.prior) + steps(sampler) * _dim(sampler)
+
+
+@typed
+def path_of_noise(noise: Noise, sampler: Sampler, *, stick_the_landing: bool = False) -> Path:
+    r"""The path that a sampler makes of given noise: noise is a coordinate.
+
+    With $e$ the noise, $\mathcal N(e; 0, I)\, w(e)$ is an unnormalised density with the integral $Z$, and its draws are
+    paths that end in the target: see `dds.smc.refine`.
+
+    Args:
+        noise: Standard normal noise, `noise_size` numbers: first those of the prior.
+        sampler: The sampler.
+        stick_the_landing: As in `sample_path`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: As in `sample_path`, and if there is more or less noise.
+
+    Example:
+        >>> from dds import families
+        >>> fixed = families.importance(Normal(jnp.ones(2), jnp.array(2.0)))
+        >>> path_of_noise(jnp.ones(2), fixed.sampler(fixed.init(jax.random.key(0)))).x.tolist()
+        [3.0, 3.0]
+    """
+    rows, dim, prior = step_rows(sampler), _dim(sampler), sampler.prior
+    size = noise_size(sampler)
+    require(noise.size == size, "the size of noise", noise.size, f"{size}")
+    first, rest = jnp.split(noise, [mixtures.noise_size(prior)])
     if stick_the_landing:
         sampler, prior = _with_constants_scored(sampler), jax.lax.stop_gradient(prior)
 
     def move(visit: Visit, inputs):
-        after, increment = step(sampler, visit, inputs[0], inputs[1][:dim])
+        after, increment = step(sampler, visit, *inputs)
         return after, (after.state, increment)
 
-    start = first_visit(sampler, noise[0])
-    _, (states, increments) = jax.lax.scan(jax.checkpoint(move, prevent_cse=False), start, (rows, noise[1:]))
+    start = first_visit(sampler, first)
+    # The long axis last: XLA's CPU code for the generator runs along it in vector instructions, and compiles faster.
+    inputs = (rows, rest.reshape(dim, -1).T)
+    _, (states, increments) = jax.lax.scan(jax.checkpoint(move, prevent_cse=False), start, inputs)
     states = jnp.concatenate([start.state[None], states])
-    return _path(sampler, prior, states, increments, _point(sampler, states[-1]))
+    return _path(sampler, prior, states, increments, *_point(sampler, states[-1]))
 
 
 def _with_constants_scored(sampler: Sampler) -> Sampler:
     first = jax.tree.map(lambda row: row[0], sampler.kernel.rows)
-    apply, captured = jax.closure_convert(sampler.kernel.apply, sampler.prior.mean, first)
+    apply, captured = jax.closure_convert(sampler.kernel.apply, sampler.reference.start.mean, first)
 
     def both(y: State, row: Row) -> Transitions:
         # Compiled, the two are evaluated as one: they differ in their gradients alone.
@@ -227,10 +277,11 @@ def noise_path(key: KeyArray, sampler: Sampler, x: State) -> Path:
         [[1.0, 1.0, 1.0]]
     """
     step_rows(sampler)  # are they of the right length?
-    size, dim = sampler.prior.mean.size, sampler.coordinates.mean.size
-    noise = normal.path_noise(key, steps(sampler) + 1, size).astype(sampler.prior.mean.dtype)
+    size, dim = sampler.reference.start.mean.size, _dim(sampler)
+    noise = normal.path_noise(key, steps(sampler) + 1, size).astype(sampler.reference.start.mean.dtype)
     *_, momentum = jnp.split(noise[-1], [dim])
-    end = jnp.concatenate([normal.standardise(sampler.coordinates, x), momentum])
+    position, determinant = normal.bijection(sampler.coordinates).inverse(jnp.asarray(x))
+    end = jnp.concatenate([position, momentum])
     here, last = (jax.tree.map(lambda row, at=at: row[at], sampler.kernel.rows) for at in (slice(None, -1), -1))
 
     def move(visit: Visit, inputs):
@@ -245,7 +296,8 @@ def noise_path(key: KeyArray, sampler: Sampler, x: State) -> Path:
     start = Visit(end, sampler.kernel.apply(end, last))
     inputs = (sampler.reference.rows, here, noise[:-1, :dim])
     _, (states, increments) = jax.lax.scan(jax.checkpoint(move, prevent_cse=False), start, inputs, reverse=True)
-    return _path(sampler, sampler.prior, jnp.concatenate([states, end[None]]), increments, jnp.asarray(x))
+    states = jnp.concatenate([states, end[None]])
+    return _path(sampler, sampler.prior, states, increments, jnp.asarray(x), determinant)
 
 
 @typed
@@ -274,14 +326,14 @@ def retrace(states: Float[Array, " states size"], sampler: Sampler) -> Path:
         True
     """
     step_rows(sampler)  # are they of the right length?
-    shape = (steps(sampler) + 1, sampler.prior.mean.size)
+    shape = (steps(sampler) + 1, sampler.reference.start.mean.size)
     require(states.shape == shape, "the shape of states", states.shape, f"{shape}, one state more than steps")
     transitions = jax.vmap(sampler.kernel.apply)(states, sampler.kernel.rows)
     ahead, back = jax.vmap(sampler.reference.innovations)(states[:-1], states[1:], sampler.reference.rows)
     forward = jax.tree.map(lambda leaf: leaf[:-1], transitions.forward)
     backward = jax.tree.map(lambda leaf: leaf[1:], transitions.backward)
     increments = Increment(*(jax.vmap(_log_departure)(*pair) for pair in ((forward, ahead), (backward, back))))
-    return _path(sampler, sampler.prior, states, increments, _point(sampler, states[-1]))
+    return _path(sampler, sampler.prior, states, increments, *_point(sampler, states[-1]))
 
 
 @typed
@@ -301,19 +353,25 @@ def positions(states: Float[Array, " states size"], sampler: Sampler) -> Float[A
         >>> positions(jnp.ones((1, 2)), fixed.sampler(fixed.init(jax.random.key(0)))).tolist()
         [[3.0, 3.0]]
     """
-    return jax.vmap(lambda y: _point(sampler, y))(states)
+    return jax.vmap(lambda y: _point(sampler, y)[0])(states)
 
 
-def _point(sampler: Sampler, y: State) -> Point:
-    return normal.reparameterise(sampler.coordinates, y[: sampler.coordinates.mean.size])
+def _dim(sampler: Sampler) -> int:
+    return normal.bijection(sampler.coordinates).dim
 
 
-def _path(sampler: Sampler, prior: Normal, states, increments: Increment, x: Point) -> Path:
-    (_, reference, _, coordinates), end = sampler, states[-1]
+def _point(sampler: Sampler, y: State) -> tuple[Point, Scalar]:
+    return normal.bijection(sampler.coordinates).forward(y[: _dim(sampler)])
+
+
+def _path(
+    sampler: Sampler, prior: Normal | Mixture, states, increments: Increment, x: Point, log_determinant: Scalar
+) -> Path:
+    reference, end = sampler.reference, states[-1]
     momentum = end[x.size :]
     of_momentum = normal.log_density(Normal(jnp.zeros_like(momentum), jnp.ones((), end.dtype)), momentum)
-    log_end = normal.log_density(reference.end, end) - of_momentum - normal.log_determinant(coordinates)
-    log_start = normal.log_ratio(reference.start, prior, states[0])
+    log_end = normal.log_density(reference.end, end) - of_momentum - log_determinant
+    log_start = mixtures.log_ratio(reference.start, prior, states[0])
     return Path(states, x, log_start, increments.log_forward, increments.log_backward, log_end)
 
 

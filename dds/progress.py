@@ -32,9 +32,12 @@ def cost(recipe: Recipe) -> str:
         >>> cost(recipes.build(plan, targets.funnel(2)))
         'An example. 2,500 updates, 6.4 million evaluations of the density.'
     """
+    why = f"{recipe.why[:1].upper()}{recipe.why[1:]}."
+    if not recipe.updates:
+        return why
     evaluations = recipe.evaluations[1]
     count = f"{evaluations / 1e6:.2g} million" if evaluations >= 1e6 else f"{evaluations:,}"
-    return f"{recipe.why[:1].upper()}{recipe.why[1:]}. {recipe.updates:,} updates, {count} evaluations of the density."
+    return f"{why} {recipe.updates:,} updates, {count} evaluations of the density."
 
 
 @typed

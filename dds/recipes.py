@@ -1,11 +1,12 @@
-"""Recipes: what is trained, by which loss, how long and why; and the choice of one that suits a target.
+"""Recipes: what is trained, by which loss, how long and why; and the choice of those that suit a target.
 
-A recipe is data. `choose` looks at the target and makes one; `build` makes one of a `Plan`, which is all of a recipe
-but the functions, and can be saved. One of your own is a `Recipe` of your own functions.
+A recipe is data. `ladder` gives those to be tried on a target, the cheapest first; `choose` the last of them, which is
+trained; `build` makes one of a `Plan`, which is all of a recipe but the functions, and can be saved. One of your own is
+a `Recipe` of your own functions.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -14,9 +15,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from dds import coordinates, estimators, families, losses, networks, normal, schedules, smc
+from dds import conditional, estimators, families, losses, networks, normal, schedules, smc
+from dds import search as looking
 from dds.checks import require, typed
-from dds.types import Family, KeyArray, Loss, Normal, Target
+from dds.types import Family, KeyArray, Loss, Mixture, Normal, Target
 
 
 class Numbers(NamedTuple):
@@ -45,7 +47,7 @@ class Plan(NamedTuple):
     """All of a recipe but its functions.
 
     Attributes:
-        kind: The key of `DEFAULTS` whose functions are meant.
+        kind: The key of `DEFAULTS` whose functions are meant, or "importance" for a sampler of no steps.
         why: Why this recipe, in a sentence.
         numbers: The numbers.
         coordinates: The coordinates that the sampler starts from.
@@ -53,6 +55,8 @@ class Plan(NamedTuple):
         evaluations: The evaluations of the density that went into the choice.
         score_clip: For "dds", the bound on each coordinate of the score.
         stop_score: For "dds", whether no gradient flows through the score.
+        prior: For "importance", the distribution in the coordinates that is drawn from.
+        few: For "importance", the coordinates that a neck is due to (`dds.conditional`).
     """
 
     kind: str
@@ -63,6 +67,8 @@ class Plan(NamedTuple):
     evaluations: int = 0
     score_clip: float = 100.0
     stop_score: bool = False
+    prior: Mixture | None = None
+    few: tuple[int, ...] = ()
 
 
 class Recipe(NamedTuple):
@@ -100,6 +106,12 @@ DEFAULTS = {
 }
 """The numbers of each kind of recipe."""
 
+ARRAYS = ("coordinates", "points", "prior")
+"""The parts of a plan that are arrays."""
+
+NO_STEPS = Numbers(steps=0, updates=0, batch=1, learning_rate=1e-3, noise=0.0, width=0)
+"""The numbers of a sampler of no steps, of which nothing is trained."""
+
 HEAD_START = 0.5
 """The effective sample size of the untrained sampler from which gates on the score are enough."""
 
@@ -108,10 +120,45 @@ POINTS = 10_000
 
 
 @typed
+def ladder(key: KeyArray, target: Target, found: looking.Found) -> Iterator[Recipe]:
+    """The recipes for a target, the cheapest first: to be tried until one is good enough.
+
+    Importance sampling from the distribution that was found; the untrained sampler that follows the score, where it has
+    a head start; and what `choose` makes of the target, which is trained.
+
+    Args:
+        key: The random key.
+        target: The target.
+        found: What `dds.search.search` found.
+
+    Yields:
+        The recipes. What comes later is made when it is asked for.
+
+    Example:
+        >>> from dds import targets
+        >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
+        >>> found = looking.search(jax.random.key(0), target.log_density, starting_point(target))
+        >>> next(ladder(jax.random.key(1), target, found)).plan.kind
+        'importance'
+    """
+    if found.ess > 0:
+        plan = Plan("importance", f"{found.finding}; nothing to train", NO_STEPS, found.coordinates)
+        plan = plan._replace(prior=found.prior, few=found.few, evaluations=found.evaluations)
+        yield build(plan, target)
+    last = choose(key, target, found=found)
+    assert last.plan is not None
+    if last.plan.kind == "gates":
+        why = last.why.replace("gates on the score are enough", "nothing is trained")
+        yield build(last.plan._replace(numbers=last.plan.numbers._replace(updates=0), why=why), target)
+    yield last
+
+
+@typed
 def choose(
     key: KeyArray,
     target: Target,
     *,
+    found: looking.Found | None = None,
     kernel: Literal["learned", "dds"] = "learned",
     loss: Literal["reverse", "forward"] | None = None,
     whiten: bool = True,
@@ -119,18 +166,19 @@ def choose(
     stop_score: bool = False,
     numbers: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Looks at a target and chooses a recipe.
+    """Chooses what to train on a target.
 
-    It looks for coordinates and for several modes (`dds.coordinates.search`). With one mode, it trains along the
-    sampler's own paths, gates on the score alone where the untrained sampler is good already or the dimension is high,
-    else a network. With several, or where no normal fit was found, it trains on tempered particles.
+    With one mode, it trains along the sampler's own paths, gates on the score alone where the untrained sampler is good
+    already or the dimension is high, else a network. With several, or where there is no normal fit, it trains on
+    tempered particles.
 
     Args:
         key: The random key.
         target: The target.
+        found: What `dds.search.search` found; by default it looks itself.
         kernel: What is learned: everything (`dds.families.learned`), or the control alone as published.
         loss: The loss; by default the one that fits.
-        whiten: Whether to look for coordinates.
+        whiten: Whether to run in the coordinates that were found.
         score_clip: For "dds", as in `dds.networks.mlp`.
         stop_score: For "dds", as in `dds.networks.mlp`.
         numbers: Numbers in place of the defaults, by the names of `Numbers`.
@@ -155,32 +203,50 @@ def choose(
         plan = Plan("dds", "the control alone is learned, as published", DEFAULTS["dds"]._replace(**given), start)
         return build(plan._replace(score_clip=score_clip, stop_score=stop_score), target)
 
-    found = coordinates.Search(start, True, False, None, "the coordinates are the user's", 0)
+    place, finding, evaluations, scattered = start, "the coordinates are the user's", 0, False
     if whiten:
-        found = coordinates.search(search_key, target.log_density, start)
-    evaluations = found.evaluations
-    scattered = found.several_modes or not found.fitted
+        found = looking.search(search_key, target.log_density, start) if found is None else found
+        place, evaluations, scattered = found.coordinates, found.evaluations, found.several_modes or not found.fitted
+        finding = "one mode, with a neck" if found.few else found.finding
     if loss == "forward" or (loss is None and scattered):
-        cover = start if scattered else found.coordinates
-        points, _, _, cost = smc.temper(points_key, target.log_density, cover, POINTS)
-        place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0)) if scattered else found.coordinates
-        why = f"{found.finding}, so a network is trained on {POINTS} tempered particles"
+        listed = found is not None and found.ess > 0
+        cover = place if not scattered else _wide(start, found.prior, place) if found and listed else start
+        points, _, _, cost, _ = smc.temper(points_key, target.log_density, cover, POINTS, ess_threshold=0.98)
+        if scattered:
+            place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
+        why = f"{finding}, so a network is trained on {POINTS} tempered particles"
         return build(Plan("modes", why, DEFAULTS["modes"]._replace(**given), place, points, evaluations + cost), target)
 
     kind, reason = "network", "a network is trained along the sampler's own paths"
     if "width" in given:
         kind = "network" if given["width"] else "gates"
         reason = "the width was given"
-    elif target.dim > coordinates.DENSE:
+    elif target.dim > looking.DENSE:
         kind, reason = "gates in many dimensions", "in many dimensions gates on the score are trained, few times"
     else:
-        pilot = build(Plan("gates", "", DEFAULTS["gates"], found.coordinates), target)
+        pilot = build(Plan("gates", "", DEFAULTS["gates"], place), target)
         ess = _pilot(pilot.family, target.log_density, pilot_key)
         evaluations += 1000 * (DEFAULTS["gates"].steps + 2)
         if ess > HEAD_START:
             kind, reason = "gates", f"1000 untrained paths are worth {1000 * ess:.0f}: gates on the score are enough"
-    why = f"{found.finding}; {reason}"
-    return build(Plan(kind, why, DEFAULTS[kind]._replace(**given), found.coordinates, None, evaluations), target)
+    why = f"{finding}; {reason}"
+    return build(Plan(kind, why, DEFAULTS[kind]._replace(**given), place, None, evaluations), target)
+
+
+def _wide(start: Normal, prior: Mixture, place: Normal) -> Mixture:
+    """Half the start, half the modes that were found."""
+    inside = prior._replace(
+        means=jax.vmap(lambda y: normal.reparameterise(place, y))(prior.means),
+        scales=jax.vmap(lambda scale: place.scale @ scale)(prior.scales),
+    )
+    log_shares = jnp.append(inside.log_shares - jnp.log(2.0), -jnp.log(2.0)).astype(place.mean.dtype)
+    means, scales = ((inside.means, start.mean), (inside.scales, normal.factor(start)))
+    return Mixture(
+        log_shares,
+        jnp.concatenate([means[0], means[1][None]]),
+        jnp.concatenate([scales[0], scales[1][None]]),
+        inside.freedom,
+    )
 
 
 @typed
@@ -204,21 +270,25 @@ def build(plan: Plan, target: Target) -> Recipe:
         2500
     """
     numbers, place, log_density = plan.numbers, plan.coordinates, target.log_density
+    finite = losses.with_finite_gradient(log_density)  # one path that overflows is not to spoil an update
     require(place.mean.size == target.dim, "the dimension of the coordinates", place.mean.size, f"{target.dim}")
     _require_memory(numbers, target.dim)
-    if plan.kind == "dds":
-        score = jax.grad(normal.pull_back(place, log_density))
+    if plan.kind == "importance":
+        inside = conditional.bijection(log_density, place, plan.few) if plan.few else place
+        family = families.importance(inside, plan.prior)
+    elif plan.kind == "dds":
+        score = jax.grad(normal.pull_back(place, finite))
         how: dict[str, Any] = {"score_clip": plan.score_clip, "stop_score": plan.stop_score}
         network = networks.mlp(target.dim, score, width=numbers.width, depth=numbers.depth, **how)
         family = families.dds(network, schedules.cosine(numbers.steps, total=numbers.noise), place)
     else:
         fractions = schedules.constant(numbers.steps, total=numbers.noise)
         shape = {"width": numbers.width, "depth": numbers.depth, "features": 4 if numbers.width else 0}
-        family = families.learned(log_density, fractions, place, **shape)
+        family = families.learned(finite, fractions, place, **shape)
     if plan.points is None:
-        loss = partial(losses.reverse_kl, log_density=log_density, paths=numbers.batch)
+        loss = partial(losses.reverse_kl, log_density=finite, paths=numbers.batch)
     else:
-        loss = partial(losses.forward_kl, log_density=log_density, points=plan.points, paths=numbers.batch)
+        loss = partial(losses.forward_kl, log_density=finite, points=plan.points, paths=numbers.batch)
     warm_up = min(100, numbers.updates // 10)
     rate, length = numbers.learning_rate, max(numbers.updates, warm_up + 1)
     rates = optax.warmup_cosine_decay_schedule(rate / 20, rate, warm_up, length, rate / 100)
@@ -285,10 +355,13 @@ def describe(plan: Plan) -> dict[str, Any]:
         >>> template(describe(plan)).numbers == plan.numbers
         True
     """
-    arrays = {"mean": plan.coordinates.mean, "scale": plan.coordinates.scale, "points": plan.points}
-    shapes = {name: None if x is None else [list(x.shape), x.dtype.name] for name, x in arrays.items()}
-    rest = plan._replace(numbers=plan.numbers._asdict(), coordinates=None, points=None)._asdict()  # pyright: ignore
-    return rest | {"arrays": shapes}
+    named = arrays_of(plan)
+    shapes = {
+        name: None if tree is None else [[list(x.shape), x.dtype.name] for x in jax.tree.leaves(tree)]
+        for name, tree in named.items()
+    }
+    rest: dict[str, Any] = plan._asdict() | {"numbers": plan.numbers._asdict(), "few": list(plan.few)}
+    return {name: value for name, value in rest.items() if name not in ARRAYS} | {"arrays": shapes}
 
 
 @typed
@@ -306,10 +379,27 @@ def template(description: dict[str, Any]) -> Plan:
         'gates'
     """
     rest = {name: value for name, value in description.items() if name != "arrays"}
-    named = description["arrays"].items()
-    arrays: dict[str, Any] = {name: None if kind is None else jnp.zeros(kind[0], kind[1]) for name, kind in named}
-    place = Normal(arrays["mean"], arrays["scale"])
-    return Plan(**rest)._replace(numbers=Numbers(**rest["numbers"]), coordinates=place, points=arrays["points"])
+    kinds: dict[str, Any] = {"coordinates": Normal, "points": lambda points: points, "prior": Mixture}
+    shapes = description["arrays"]
+    arrays = {name: shapes[name] and kinds[name](*(jnp.zeros(*leaf) for leaf in shapes[name])) for name in ARRAYS}
+    rest |= {"numbers": Numbers(**rest["numbers"]), "few": tuple(rest["few"])}
+    return Plan(**rest, **arrays)
+
+
+def arrays_of(plan: Plan) -> dict[str, Any]:
+    """The arrays of a plan, by name: what `describe` leaves out.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        The arrays.
+
+    Example:
+        >>> sorted(arrays_of(Plan("gates", "an example", DEFAULTS["gates"], normal.standard(2))))
+        ['coordinates', 'points', 'prior']
+    """
+    return {name: getattr(plan, name) for name in ARRAYS}
 
 
 @typed

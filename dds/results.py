@@ -1,5 +1,6 @@
 """From a log density to samples, log Z and a verdict in one call, and what can be done with the result."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +13,24 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from dds import coordinates, estimators, evaluation, losses, recipes, smc, storage, targets, training
+from dds import estimators, evaluation, losses, recipes, smc, storage, targets, training
+from dds import search as looking
 from dds.checks import require, typed
+from dds.compiling import once
 from dds.paths import noise_path, sample_path, steps
 from dds.types import Family, KeyArray, LogDensity, Params, Sampler, Target
 
-EXPLORERS = 1000
-"""The number of tempered particles, of their own, that are asked what the sampler missed."""
+CHUNK = 1000
+"""The number of paths that are drawn or weighed at a time: it bounds the memory."""
+
+REFINED = 2000
+"""The number of paths that are refined where weights alone do not do."""
+
+POOR = 0.1
+"""The effective sample size below which paths are refined, and further recipes tried, however many paths there are."""
+
+MEMORY = 2**24
+"""The most numbers that more paths may take to store."""
 
 BLOCK = 25
 """The number of updates between two reports of the training."""
@@ -74,6 +86,8 @@ def sample(
     log_density: Callable[[Any], Any] | Target,
     like: Any = None,
     *,
+    precision: float = 0.01,
+    draws: int = 1000,
     paths: int = 10_000,
     scale: float = 1.0,
     recipe: recipes.Recipe | None = None,
@@ -81,23 +95,29 @@ def sample(
 ) -> Result:
     """Draws weighted samples from an unnormalised density and estimates its normalising constant.
 
-    It is three functions in a row, each of use alone: `dds.recipes.choose`, `dds.training.fit` and `evaluate`.
+    It looks at the target (`look`), and tries recipes (`dds.recipes.ladder`), the cheapest first, each trained
+    (`dds.training.fit`) and checked (`evaluate`), until the goal is met: a standard error of log Z and an effective
+    number of samples, and nothing that speaks against them. If none meets it, the best is returned.
 
     Args:
         key: The random key.
         log_density: The log density, unnormalised; or a `Target`, of `dds.targets` for instance.
         like: The dimension of a point, or an example PyTree of parameters; nothing if a target is given.
-        paths: The number of paths that are drawn in the end.
+        precision: The goal for the standard error of log Z.
+        draws: The goal for the effective number of samples.
+        paths: The number of samples. Where more paths are cheap and needed for the goal, they are drawn, too; then the
+            samples are resampled from all of them, with equal weights.
         scale: How far out to look: the standard deviation of a normal distribution that reaches all modes. A target
             brings its own.
-        recipe: What to train, and how; by default what `dds.recipes.choose` makes of the target.
+        recipe: What to train, and how, instead of the ladder.
         progress: What shows the progress, as `dds.progress.bar` or `dds.progress.lines`.
 
     Returns:
         The result.
 
     Raises:
-        ValueError: If the density is not one (`dds.targets.from_log_density`), or there are too few paths.
+        ValueError: If the density is not one (`dds.targets.from_log_density`), there are too few paths, or a goal is
+            not positive.
 
     Example:
         >>> result = sample(jax.random.key(0), lambda x: -jnp.sum((x - 3) ** 2) / 2, 2, paths=1000)
@@ -105,15 +125,127 @@ def sample(
         ((1000, 2), 1.84)
     """
     require(paths >= estimators.LEAST, "paths", paths, f"at least {estimators.LEAST}")
+    require(precision > 0, "precision", precision, "positive")
+    require(draws >= 1, "draws", draws, "at least 1")
     target = as_target(log_density, like, scale=scale)
-    choose_key, fit_key, evaluate_key = jax.random.split(key, 3)
-    started = time.perf_counter()
-    if recipe is None:
-        recipe = recipes.choose(choose_key, target)
-    callback = None if progress is None else progress(recipe)
-    family, loss, optimiser, updates, *_ = recipe
-    fit = training.fit(fit_key, family, loss, optimiser, updates, block=BLOCK, callback=callback)
-    return evaluate(evaluate_key, target, recipe, fit, paths=paths, seconds=time.perf_counter() - started)
+    look_key, ladder_key, train_key, evaluate_key = jax.random.split(key, 4)
+    started, best = time.perf_counter(), None
+    found, explored = look(look_key, target, precision=precision, search=recipe is None)
+    rungs = [recipe] if recipe is not None else []
+    rungs = rungs if found is None else recipes.ladder(ladder_key, target, found)
+    for i, rung in enumerate(rungs):
+        callback = None if progress is None else progress(rung)
+        family, loss, optimiser, updates, *_ = rung
+        train = jax.random.fold_in(train_key, i)
+        fit = training.fit(train, family, loss, optimiser, updates, block=BLOCK, callback=callback)
+        seconds = time.perf_counter() - started
+        goal: Any = {"precision": precision, "draws": draws}
+        again: Any = {"paths": paths, "explored": explored, "seconds": seconds} | goal
+        best = better(best, evaluate(jax.random.fold_in(evaluate_key, i), target, rung, fit, **again))
+        if met(best, precision, draws):
+            break
+    assert best is not None
+    return best
+
+
+@typed
+def look(
+    key: KeyArray, target: Target, *, precision: float = 0.01, search: bool = True
+) -> tuple[looking.Found | None, looking.Explored]:
+    """Looks at a target: what there is to start from, and points to check samplers by.
+
+    The two looks are independent. If the second finds modes that the first does not know, the first is made again with
+    them, and so is the second; if its particles lie where the first would not draw, a component is added for them.
+
+    Args:
+        key: The random key.
+        target: The target.
+        precision: As in `sample`.
+        search: Whether to look for what to start from, too.
+
+    Returns:
+        What `dds.search.search` found, or `None`, and what `dds.search.explore` found.
+
+    Example:
+        >>> found, explored = look(jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2)))
+        >>> found.ess > 0.9, explored.settled
+        (True, True)
+    """
+    keys = jax.random.split(key, 6)
+    start, log_density = recipes.starting_point(target), target.log_density
+    explored = looking.explore(keys[0], log_density, start)
+    if not search:
+        return None, explored
+    found = looking.search(keys[1], log_density, start, precision=precision)
+    for i in (2, 4):
+        if found.ess == 0 or target.dim > looking.DENSE:
+            break
+        recipe = next(recipes.ladder(key, target, found))
+        back = partial(_weigh_back, recipe.family, log_density, ())
+        draw_key, modes_key, points_key, search_key = jax.random.split(keys[i], 4)
+        log_w = _draw(recipe.family, log_density, (), draw_key, 4000)[1]
+        log_z = float(estimators.log_z(jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)).value)
+        if looking.uncovered(partial(back, modes_key), log_z, explored.modes).sum() > evaluation.MISSED_MODES:
+            known = explored.modes
+            found = looking.search(search_key, log_density, start, known=known, precision=precision)
+            explored = looking.explore(keys[i + 1], log_density, start)
+            continue
+        missed = evaluation.large(log_w, back(points_key, explored.points))
+        if explored.settled and missed.mean() > evaluation.MISSED:
+            found = looking.extend(search_key, log_density, found, explored.points[missed])
+        break
+    return found, explored
+
+
+@typed
+def met(result: Result, precision: float, draws: int) -> bool:
+    """Whether a result meets a goal; the truth and exact samples, which users do not have, are not asked.
+
+    Args:
+        result: The result.
+        precision: As in `sample`.
+        draws: As in `sample`.
+
+    Returns:
+        Whether so.
+
+    Example:
+        >>> met(sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2), 0.01, 1000)
+        True
+    """
+    report = result.report
+    good = report.log_z_standard_error <= precision and report.samples >= draws and report.ess >= POOR
+    return bool(good and not _reasons(report))
+
+
+@typed
+def better(one: Result | None, other: Result) -> Result:
+    """The better of two results: with fewer doubts, else with the smaller standard error.
+
+    Args:
+        one: A result, or `None`.
+        other: Another.
+
+    Returns:
+        One of them.
+
+    Example:
+        >>> result = sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
+        >>> better(None, result) is result
+        True
+    """
+    if one is None:
+        return other
+
+    def rank(result: Result) -> tuple[int, float]:
+        return _reasons(result.report), np.nan_to_num(result.report.log_z_standard_error, nan=np.inf)
+
+    return one if rank(one) < rank(other) else other
+
+
+def _reasons(report: evaluation.Report) -> int:
+    blind = report._replace(log_z_true=None, forward_ess=None)
+    return sum(not finding.holds for finding in evaluation.findings(blind))
 
 
 @typed
@@ -124,16 +256,28 @@ def evaluate(
     fit: training.Fit,
     *,
     paths: int = 10_000,
+    precision: float = 0.01,
+    draws: int = 1000,
+    explored: looking.Explored | None = None,
     seconds: float = 0.0,
 ) -> Result:
     """Draws from a trained sampler, checks it against other points of the target, and says what it is worth.
+
+    If the standard error of the paths asked for is above a quarter of the goal, or they are worth too few samples, and
+    paths are cheap, more are drawn.
+    Where that is not enough, or the weights have a heavy tail, paths of one step or more are refined
+    (`dds.smc.refine`), and both kinds are taken together: then the weights are those of `dds.estimators.pool`, and log
+    Z that of `dds.estimators.bridge`. Of more paths than were asked for, as many are resampled, with equal weights.
 
     Args:
         key: The random key.
         target: The target.
         recipe: What was trained.
         fit: What training returned.
-        paths: The number of paths.
+        paths: The number of samples, and the least number of paths.
+        precision: The goal for the standard error of log Z.
+        draws: The goal for the effective number of samples.
+        explored: Points to check by; by default it looks for them.
         seconds: The seconds that it took so far.
 
     Returns:
@@ -146,34 +290,61 @@ def evaluate(
         (50,)
     """
     started = time.perf_counter()
-    draw_key, exact_key, forward_key, explore_key, explored_key = jax.random.split(key, 5)
-    sampler = recipe.family.sampler(fit.params)
-    points, log_w = _draw(recipe.family, target.log_density, fit.params, jax.random.split(draw_key, paths))
-    back, forward = partial(_weigh_back, recipe.family, target.log_density, fit.params), None
-    counted = paths
+    keys = jax.random.split(key, 8)
+    draw_key, more_key, exact_key, forward_key, explore_key, explored_key, refine_key, resample_key = keys
+    sampler, log_density = recipe.family.sampler(fit.params), target.log_density
+    points, log_w = _draw(recipe.family, log_density, fit.params, draw_key, paths)
+    more = _more(log_w, precision, draws, looking.CHEAP // (steps(sampler) + 1), target.dim)
+    if more > 0:
+        others = _draw(recipe.family, log_density, fit.params, more_key, more)
+        points, log_w = jnp.concatenate([points, others[0]]), jnp.concatenate([log_w, others[1]])
+    back, forward = partial(_weigh_back, recipe.family, log_density, fit.params), None
+    counted = len(log_w)
     if target.sample is not None:
         exact = jax.jit(jax.vmap(target.sample))(jax.random.split(exact_key, paths))
-        forward = back(jax.random.split(forward_key, paths), exact)
+        forward = back(forward_key, exact)
         counted += paths
-    start = recipes.starting_point(target)
-    fitted = recipe.plan.coordinates if recipe.plan is not None else start
-    # In many dimensions a wide start takes too long.
-    wide, count = (start, EXPLORERS) if target.dim <= coordinates.DENSE else (fitted, EXPLORERS // 10)
-    particles = smc.temper(explore_key, target.log_density, wide, count, coordinates=fitted)
-    explored = back(jax.random.split(explored_key, count), particles.points)
+    if explored is None:
+        explored = looking.explore(explore_key, log_density, recipes.starting_point(target))
+    seen = len(explored.points)
+    weights = back(explored_key, explored.points) if seen else None
+    counted += seen
+
+    refined = None
+    if steps(sampler) > 0 and _is_poor(log_w, precision):
+        refined = smc.refine(refine_key, sampler, log_density, REFINED)
+    log_z = estimators.log_z(log_w) if refined is None else estimators.bridge(log_w, refined.log_weights)
+    shares = np.zeros(0)
+    if len(explored.modes.points) and target.dim <= looking.DENSE:
+
+        def weigh(x: Array) -> Array:
+            return back(jax.random.fold_in(explored_key, 1), x)
+
+        shares = looking.uncovered(weigh, float(log_z.value), explored.modes)
     report = evaluation.summarise(
         log_w,
         log_z_true=target.log_z,
         log_z_true_error=target.log_z_error,
         forward_log_weights=forward,
-        explored_log_weights=explored,
+        explored_log_weights=weights,
+        refined_log_weights=None if refined is None else refined.log_weights,
+        missed_modes=float(shares.sum()) if target.dim <= looking.DENSE else None,
+        settled=explored.settled,
+        where=_where(points, log_w, explored, weights, shares),
     )
-    evaluations = sum(recipe.evaluations) + particles.evaluations + (counted + count) * (steps(sampler) + 2)
+    evaluations = sum(recipe.evaluations) + explored.evaluations + counted * (steps(sampler) + 2)
+    if refined is not None:
+        evaluations += refined.evaluations
+        points = jnp.concatenate([points, refined.points])
+        log_w = estimators.pool(log_w, refined.log_weights, log_z.value)
+    if len(log_w) > paths and np.isfinite(report.log_z):
+        chosen = estimators.resample(resample_key, log_w, paths)
+        points, log_w = points[chosen], jnp.full(paths, report.log_z, log_w.dtype)
     spent = (seconds + time.perf_counter() - started, seconds)
     return Result(
         _structured(target, points),
         log_w,
-        estimators.log_z(log_w),
+        estimators.Estimate(jnp.asarray(report.log_z), jnp.asarray(report.log_z_standard_error)),
         report,
         evaluation.verdict(report),
         sampler,
@@ -184,6 +355,37 @@ def evaluate(
         recipe,
         fit.state,
     )
+
+
+def _more(log_weights: Array, precision: float, draws: int, most: int, dim: int) -> int:
+    """How many more paths bring the standard error to a quarter of the goal, or at least to half, if they are cheap."""
+    error, count = float(estimators.log_z(log_weights).standard_error), log_weights.size
+    if not np.isfinite(error):
+        return 0
+    room, few = min(most, MEMORY // dim), int(draws / float(estimators.effective_sample_size(log_weights))) + 1
+    enough, good = (max(int(count * (parts * error / precision) ** 2), few) for parts in (2, 4))
+    return max(min(good, room) - count, 0) if enough <= room else 0
+
+
+def _is_poor(log_weights: Array, precision: float) -> bool:
+    """Whether weights alone do not do: by their error, their number or their tail."""
+    if not np.isfinite(float(estimators.log_z(log_weights).value)):
+        return False
+    report = evaluation.summarise(log_weights)
+    light = all(finding.holds for finding in evaluation.findings(report))
+    return not (light and report.ess > POOR and report.log_z_standard_error <= precision)
+
+
+def _where(points: Array, log_weights: Array, explored: looking.Explored, weights: Any, shares: np.ndarray) -> str:
+    """Where the missed part lies, if there is one."""
+    if shares.sum() > evaluation.MISSED_MODES:
+        return evaluation.differences(explored.modes.points[int(np.argmax(shares))][None], points, log_weights)
+    if weights is None or explored.settled is False or not np.isfinite(log_weights).any():
+        return ""
+    large = evaluation.large(log_weights, weights)
+    if not large.mean() > evaluation.MISSED:
+        return ""
+    return evaluation.differences(explored.points[large], points, log_weights)
 
 
 @typed
@@ -207,8 +409,7 @@ def draw(key: KeyArray, result: Result, count: int) -> Draws:
         (10, 2)
     """
     require(count >= 1, "count", count, "at least 1")
-    keys = jax.random.split(key, count)
-    points, log_w = _draw(result.recipe.family, result.target.log_density, result.state.params, keys)
+    points, log_w = _draw(result.recipe.family, result.target.log_density, result.state.params, key, count)
     return Draws(_structured(result.target, points), log_w)
 
 
@@ -310,14 +511,15 @@ def load(
     samples = jax.tree.map(lambda leaf: np.zeros((header["paths"], *jnp.shape(leaf)), jnp.result_type(leaf)), one)
     state = training.start(jax.random.key(0), recipe.family, recipe.optimiser)
     weights, history = (np.zeros(header[name], point.dtype) for name in ("paths", "updates"))
+    report = header["report"]
     tree = storage.load(path, _tree(samples, weights, history, state, recipe.plan))
     if recipe.plan is not None:
         recipe = recipes.build(recipe.plan._replace(**tree["plan"]), target)
     return Result(
         tree["samples"],
         tree["log_weights"],
-        estimators.log_z(tree["log_weights"]),
-        evaluation.Report(**header["report"]),
+        estimators.Estimate(*(jnp.asarray(report[name]) for name in ("log_z", "log_z_standard_error"))),
+        evaluation.Report(**report),
         header["verdict"],
         recipe.family.sampler(tree["state"].params),
         np.asarray(tree["history"]),
@@ -355,27 +557,49 @@ def as_target(log_density: Callable[[Any], Any] | Target, like: Any = None, *, s
     return targets.from_log_density(log_density, like, scale=scale)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _draw(family: Family, log_density: LogDensity, params: Params, keys: Array):
-    """The ends of paths and their log weights, in batches that bound the memory."""
+def _draw(family: Family, log_density: LogDensity, params: Params, key: KeyArray, count: int) -> tuple[Array, Array]:
+    """The ends of paths and their log weights."""
+    chunks = range(math.ceil(count / CHUNK))
+    parts = [_draw_chunk(family, log_density, params, jax.random.fold_in(key, i)) for i in chunks]
+    return _joined([part[0] for part in parts], count), _joined([part[1] for part in parts], count)
+
+
+@partial(once, static_argnums=(0, 1))
+def _draw_chunk(family: Family, log_density: LogDensity, params: Params, key: KeyArray):
     sampler = family.sampler(params)
 
     def one(key: KeyArray):
         path = sample_path(key, sampler)
         return path.x, losses.log_weight(path, log_density)
 
-    return jax.lax.map(one, keys, batch_size=1000)
+    return jax.vmap(one)(jax.random.split(key, CHUNK))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _weigh_back(family: Family, log_density: LogDensity, params: Params, keys: Array, points: Array):
+def _weigh_back(
+    family: Family, log_density: LogDensity, params: Params, key: KeyArray, points: Array
+) -> Float[Array, " points"]:
     """The log weights of paths noised from points of the target."""
+    count = len(points)
+    padded = np.concatenate([np.asarray(points), np.broadcast_to(points[-1:], (-count % CHUNK, points.shape[1]))])
+    parts = [
+        _weigh_chunk(family, log_density, params, jax.random.fold_in(key, i), padded[i * CHUNK : (i + 1) * CHUNK])
+        for i in range(len(padded) // CHUNK)
+    ]
+    return _joined(parts, count)
+
+
+@partial(once, static_argnums=(0, 1))
+def _weigh_chunk(family: Family, log_density: LogDensity, params: Params, key: KeyArray, points: Array):
     sampler = family.sampler(params)
 
-    def one(inputs):
-        return losses.log_weight(noise_path(inputs[0], sampler, inputs[1]), log_density)
+    def one(key: KeyArray, x: Array):
+        return losses.log_weight(noise_path(key, sampler, x), log_density)
 
-    return jax.lax.map(one, (keys, points), batch_size=1000)
+    return jax.vmap(one)(jax.random.split(key, CHUNK), points)
+
+
+def _joined(parts: list[Array], count: int) -> Array:
+    return jnp.asarray(np.concatenate([np.asarray(part) for part in parts])[:count])
 
 
 def _structured(target: Target, points: Array) -> Any:
@@ -384,7 +608,7 @@ def _structured(target: Target, points: Array) -> Any:
 
 def _tree(samples: Any, log_weights: Any, history: Any, state: training.TrainingState, plan: recipes.Plan | None):
     """What a file holds."""
-    arrays = None if plan is None else {"coordinates": plan.coordinates, "points": plan.points}
+    arrays = None if plan is None else recipes.arrays_of(plan)
     history = np.asarray(history, log_weights.dtype)
     return {"samples": samples, "log_weights": log_weights, "history": history, "state": state, "plan": arrays}
 

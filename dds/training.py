@@ -73,7 +73,7 @@ def fit(
         family: What is trained.
         loss: The loss of a sampler and a key, to be compiled and differentiated.
         optimiser: Any optax optimiser.
-        updates: The number of updates, at least 1.
+        updates: The number of updates; 0 for what needs no training.
         params: Parameters to start from, copied; by default those of `family.init`.
         block: The number of updates in a row in compiled code, at least 1. It does not change the result.
         callback: Called between blocks with the state and the losses of the block; training stops if it returns
@@ -84,8 +84,8 @@ def fit(
         and optimiser as they are, and are counted in `state.skipped`; it warns if they are more than half.
 
     Raises:
-        ValueError: If `updates` or `block` is below 1, `params` are not like those of the family, or `loss` does not
-            return a floating-point scalar.
+        ValueError: If `updates` is below 0 or `block` below 1, `params` are not like those of the family, or `loss`
+            does not return a floating-point scalar.
 
     Example:
         >>> family = Family(lambda key: jnp.ones(2), lambda params: params)  # a toy: no sampler at all
@@ -149,7 +149,7 @@ def resume(
         family: The same family as before.
         loss: As in `fit`.
         optimiser: The same optimiser as before.
-        updates: The number of updates to add, at least 1.
+        updates: The number of updates to add.
         block: As in `fit`.
         callback: As in `fit`.
 
@@ -169,7 +169,7 @@ def resume(
         >>> bool(jnp.all(second.params == whole.params))
         True
     """
-    require(updates >= 1, "updates", updates, "at least 1")
+    require(updates >= 0, "updates", updates, "at least 0")
     require(block >= 1, "block", block, "at least 1")
     params = jax.eval_shape(family.init, state.key)
     _require_like("the parameters of state", state.params, params)
@@ -177,8 +177,7 @@ def resume(
     require_scalar(_value.eval_shape(family, loss, state.params, state.key), "loss")
 
     state, before = jax.tree.map(jnp.copy, state), state.skipped
-    history: list[np.ndarray] = []
-    done = 0
+    history, done = [np.zeros(0, np.float32)], 0
     while done < updates:
         count = min(block, updates - done)
         state, losses = _run_block(family, loss, optimiser, block, state, count)

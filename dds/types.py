@@ -26,6 +26,9 @@ Point: TypeAlias = Float[Arrays, " point"]
 """A point of the target's space, where a state can be more, as with momenta; and what has one number for each of its
 coordinates: an innovation, a control, the noise of a step."""
 
+Noise: TypeAlias = Float[Arrays, " noise"]
+"""Standard normal noise, as many numbers as what is made of it needs."""
+
 LogWeights: TypeAlias = Float[Arrays, " paths"]
 """Log weights of independent paths."""
 
@@ -56,6 +59,36 @@ class Normal(NamedTuple):
 
     mean: Float[Array, " *steps dim"]
     scale: Float[Array, "..."]
+
+
+class Mixture(NamedTuple):
+    """A mixture of Student-t distributions of one point; of normal ones where the degrees of freedom are infinite.
+
+    Attributes:
+        log_shares: The logarithms of the shares of the components, which sum to one.
+        means: Their centres.
+        scales: Their lower Cholesky factors.
+        freedom: The degrees of freedom of all of them: a whole number from 1 to 32, or infinity.
+    """
+
+    log_shares: Float[Array, " components"]
+    means: Float[Array, "components dim"]
+    scales: Float[Array, "components dim dim"]
+    freedom: Scalar
+
+
+class Bijection(NamedTuple):
+    """Coordinates that need not be affine: a map of points, one to one.
+
+    Attributes:
+        dim: The dimension of a point.
+        forward: `y -> (x, log |det dx/dy|)`, from the coordinates to the user's.
+        inverse: `x -> (y, log |det dx/dy|)`.
+    """
+
+    dim: int
+    forward: Callable[[State], tuple[State, Scalar]]
+    inverse: Callable[[State], tuple[State, Scalar]]
 
 
 class Reference(NamedTuple):
@@ -116,14 +149,15 @@ class Sampler(NamedTuple):
         prior: The distribution `p_0` of `y_0`.
         reference: The process that the kernels are written against.
         kernel: The kernels `F_k` and `B_k`.
-        coordinates: Where the path ends, `x = m + S y_K`: from the coordinates of the path to those of the user. States
-            may have further coordinates, as momenta: these come last, and are standard normal in the target.
+        coordinates: Where the path ends, `x = m + S y_K` or another bijection: from the coordinates of the path to
+            those of the user. States may have further coordinates, as momenta: these come last, and are standard normal
+            in the target.
     """
 
-    prior: Normal
+    prior: Normal | Mixture
     reference: Reference
     kernel: Kernel
-    coordinates: Normal
+    coordinates: Normal | Bijection
 
 
 class Path(NamedTuple):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from dds import families, losses, networks, normal, schedules
+from dds import conditional, families, losses, mixtures, networks, normal, paths, schedules
 from dds.targets import gaussian_mixture
 from dds.types import Normal, Target
 
@@ -43,6 +43,10 @@ def _learned(log_density, place):
     return families.learned(log_density, schedules.linear(STEPS, total=1.5), place, width=8)
 
 
+def _conditional(log_density, place):
+    return families.importance(conditional.bijection(log_density, place, (0,)))
+
+
 # A new sampler is one entry: from a log density and coordinates to a family.
 SAMPLERS = {
     "dds": _dds,
@@ -51,6 +55,7 @@ SAMPLERS = {
     "cmcd": _cmcd,
     "learned": _learned,
     "importance": lambda log_density, place: families.importance(place),
+    "conditional": _conditional,
 }
 
 
@@ -76,6 +81,13 @@ def normal_target(dim, seed=0):
 def shifted_normal_density(mean, covariance, log_z):
     distribution = Normal(mean, jnp.linalg.cholesky(covariance))
     return lambda x: normal.log_density(distribution, x) + log_z
+
+
+def noise_of(key, sampler):
+    """The draws that `sample_path` makes: those of the prior, and a row per step."""
+    size = mixtures.noise_size(sampler.prior)
+    noise = jax.random.normal(key, (paths.noise_size(sampler),))
+    return noise[:size], noise[size:].reshape(-1, paths.steps(sampler)).T
 
 
 def log_weights(key, sampler, log_density, count):

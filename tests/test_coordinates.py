@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from problems import normal_target, shifted_normal_density
 
-from dds import coordinates, kernels, losses, normal, paths, references, schedules, targets
+from dds import coordinates, kernels, losses, paths, references, schedules
 from dds.types import Normal, Sampler
 
 LOG_Z = 3.25
@@ -71,62 +71,3 @@ def test_moments(float64):
         coordinates.moments(jnp.ones((3, 3)))
     with pytest.raises(ValueError, match="covariance of samples must be positive definite"):
         coordinates.moments(jnp.ones((4, 2)))
-
-
-def test_search_finds_a_posterior_and_sees_many_modes():
-    features = jnp.asarray(np.random.default_rng(0).normal(size=(30, 4)))
-    posterior = targets.logistic_regression(features, (features[:, 0] > 0).astype(float))
-    found = coordinates.search(jax.random.key(0), posterior.log_density, normal.standard(5))
-    assert (found.fitted, found.several_modes, found.coordinates.scale.shape) == (True, False, (5, 5))
-    assert found.evaluations > 400 * 64 * 8
-    assert found.behind <= coordinates.BEHIND
-    assert "one mode" in found.finding
-    wells = targets.many_well(16)
-    found = coordinates.search(jax.random.key(0), wells.log_density, wells.start)
-    assert (found.several_modes, found.coordinates.scale.shape) == (True, (16,))
-    assert found.behind > coordinates.BEHIND
-    assert found.fitted
-    assert "several modes" in found.finding
-    # The spread of the particles: they are in both wells of the odd coordinates, at -1.7 and 1.7.
-    assert np.all(found.coordinates.scale[::2] > 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_search_tells_a_funnel_from_a_ring(seed):
-    # A flat bound is not several modes; a ring of modes around the start, which a wide normal covers, is.
-    found = coordinates.search(jax.random.key(seed), targets.funnel(4).log_density, normal.standard(4))
-    assert (found.fitted, found.several_modes) == (True, False)
-    angles = jnp.linspace(0, 2 * jnp.pi, 8, endpoint=False)
-    ring = targets.gaussian_mixture(3 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1), jnp.full(8, 0.5))
-    start = Normal(jnp.zeros(2), jnp.array(3.0))
-    found = coordinates.search(jax.random.key(seed), ring.log_density, start)
-    assert found.several_modes or not found.fitted
-
-
-def test_search_prefers_a_wide_fit_to_a_narrow_start():
-    # Without the entropy in the bound the narrow one would win: its mean log density is higher.
-    start = Normal(jnp.zeros(2), jnp.array(0.05))
-    found = coordinates.search(jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2) / 9, start)
-    assert found.fitted
-    np.testing.assert_allclose(found.coordinates.scale, 3 * np.eye(2), atol=1e-2)
-
-
-def test_a_start_that_is_the_target_is_its_own_fit():
-    target = targets.gaussian(jnp.zeros(3), jnp.eye(3))
-    found = coordinates.search(jax.random.key(0), target.log_density, normal.standard(3))
-    assert (found.fitted, found.several_modes) == (True, False)
-
-
-def test_search_in_many_dimensions_is_laplace():
-    dim = coordinates.DENSE + 1
-    found = coordinates.search(jax.random.key(0), lambda x: -0.5 * jnp.sum((x - 3) ** 2) / 4, normal.standard(dim))
-    np.testing.assert_allclose(found.coordinates.mean, 3, rtol=1e-3)
-    np.testing.assert_allclose(found.coordinates.scale, 2 * np.eye(dim), atol=1e-3)
-    assert found.behind is None
-    # No mode: the start.
-    none = coordinates.search(jax.random.key(0), lambda x: jnp.sum(x), normal.standard(dim))
-    assert (none.fitted, none.several_modes, none.behind) == (False, False, None)
-    assert "no normal fit" in none.finding
-    assert none.evaluations > 0
-    assert np.ndim(none.coordinates.scale) == 0

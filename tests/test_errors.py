@@ -194,8 +194,8 @@ def test_loss(loss, came):
         training.fit(jax.random.key(0), TOY, loss, optax.sgd(0.1), 10)
 
 
-@pytest.mark.parametrize("name", ["updates", "block"])
-def test_lengths_of_training(name):
-    arguments = {"updates": 10, "block": 5, name: 0}
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+@pytest.mark.parametrize(("name", "least"), [("updates", 0), ("block", 1)])
+def test_lengths_of_training(name, least):
+    arguments = {"updates": 10, "block": 5, name: least - 1}
+    with pytest.raises(ValueError, match=f"{name} must be at least {least}, got {least - 1}"):
         training.fit(jax.random.key(0), TOY, lambda p, key: jnp.sum(p), optax.sgd(0.1), **arguments)

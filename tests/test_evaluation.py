@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dds import evaluation
-from dds.evaluation import Report, doubts, summarise, verdict
+from dds.evaluation import Report, findings, summarise, verdict
+
+
+def doubts(report):
+    return [finding.consequence for finding in findings(report) if not finding.holds]
+
 
 EVEN = np.zeros(1000, np.float32)
 GOOD = Report(
@@ -22,6 +27,10 @@ GOOD = Report(
     forward_ess=0.8,
     pareto_k=0.2,
     missed_mass=0.01,
+    heavy_share=0.2,
+    missed_modes=0.0,
+    settled=True,
+    samples=8000.0,
 )
 
 
@@ -35,10 +44,21 @@ def with_some(count, value, total=1000, rest=0.0):
     [
         ({"pareto_k": 0.699}, {"pareto_k": 0.701}, "Pareto k is 0.70, above 0.70"),
         ({"paths": 400, "pareto_k": 0.61}, {"paths": 400, "pareto_k": 0.62}, "Pareto k is 0.62, above 0.62"),
-        ({"paths": 100, "ess": 1.0, "pareto_k": 0.49}, {"paths": 100, "ess": 1.0, "pareto_k": 0.51}, "above 0.50"),
+        ({"paths": 100, "pareto_k": 0.49}, {"paths": 100, "pareto_k": 0.51}, "above 0.50"),
+        # A heavy tail that carries next to nothing is no reason for doubt, nor one that the bridge has mended.
+        ({"pareto_k": 2.0, "heavy_share": 0.05}, {"pareto_k": 2.0, "heavy_share": 0.051}, "Pareto k is 2.00"),
+        ({"pareto_k": 2.0, "log_z_of_bridge": 1.0, "log_z_of_weights": 1.0}, {"pareto_k": 2.0}, "Pareto k is 2.00"),
+        (
+            {"log_z_of_bridge": 1.0, "log_z_of_weights": 0.901, "log_z_of_weights_standard_error": 0.01},
+            {"log_z_of_bridge": 1.0, "log_z_of_weights": 0.899, "log_z_of_weights_standard_error": 0.01},
+            "log Z is 0.899 by the weights, but 1.000 by the bridge",
+        ),
+        ({"missed_modes": 0.005}, {"missed_modes": 0.0051}, "about 0.5% of the mass, and so of Z, lies in modes"),
+        ({"missed_modes": None}, {"missed_modes": np.nan}, "about nan% of the mass"),
+        ({"missed_mass": 0.5, "settled": False}, {"missed_mass": 0.5, "where": "at coordinate 1"}, "at coordinate 1"),
         ({"pareto_k": -np.inf}, {"pareto_k": np.nan}, "Pareto k is nan"),
-        ({"ess": 0.01}, {"ess": 0.0099}, "10000 paths are worth only 99 samples"),
-        ({"ess": 0.01}, {"ess": np.nan, "forward_ess": None}, "worth only nan samples"),
+        ({"samples": 100.0}, {"samples": 99.0}, "10000 paths are worth only 99 samples"),
+        ({"samples": 100.0}, {"samples": np.nan}, "worth only no samples"),
         ({"forward_ess": 0.4}, {"forward_ess": 0.399}, "seen from exact samples the ESS is 0.4, not 0.8"),
         ({"forward_ess": None}, {"forward_ess": np.nan}, "seen from exact samples the ESS is nan"),
         ({"missed_mass": 0.03}, {"missed_mass": 0.031}, "of points found by other means 3% have weights that 1%"),
@@ -163,7 +183,8 @@ def test_no_weights_can_make_it_fail(own, forward, explored, truth, error):
 
 def test_verdicts_say_what_was_checked():
     assert "without exact samples nothing here can show a mode" in verdict(summarise(EVEN))
-    assert "neither the paths nor tempered particles found" in verdict(summarise(EVEN, explored_log_weights=EVEN))
+    checked = verdict(summarise(EVEN, explored_log_weights=EVEN))
+    assert "neither the paths nor the search by other means found" in checked
     assert verdict(summarise(EVEN, forward_log_weights=EVEN)).endswith("also as seen from exact samples.")
     several = verdict(summarise(with_some(1, 20.0), log_z_true=0.0))
     assert several.count("; ") == len(doubts(summarise(with_some(1, 20.0), log_z_true=0.0))) - 1 >= 1
@@ -178,10 +199,41 @@ def test_figures_of_known_weights():
     assert report.ess == pytest.approx(0.8)
     assert (report.log_z_true, report.log_z_true_error) == (0.7, 0.1)
     assert report.eubo is report.forward_ess is report.missed_mass is None
-    assert Report._fields[-2:] == ("missed_mass", "log_z_true_error")
+    assert report.samples == pytest.approx(800)
+    assert report.log_z_of_weights == report.log_z
 
 
 def test_too_few_paths_are_refused():
     with pytest.raises(ValueError, match="log_weights must be 25 or more, got 24 of them"):
         summarise(np.zeros(24, np.float32))
     assert evaluation.summarise(np.zeros(25, np.float32)).paths == 25
+
+
+def test_the_bridge_takes_over_with_its_difference_to_the_weights_as_a_part_of_the_error():
+    even = summarise(EVEN, refined_log_weights=EVEN)
+    assert (even.log_z, even.log_z_of_bridge, even.eubo_of_particles) == (pytest.approx(0.0, abs=1e-6),) * 3
+    assert even.samples == pytest.approx(2000)
+    # The weights say 0 with no error of their own; paths of the target say that half of it lies elsewhere.
+    report = summarise(EVEN, refined_log_weights=with_some(500, 20.0))
+    assert report.log_z == pytest.approx(np.log(2), abs=0.01)
+    assert report.log_z_standard_error > np.log(2) / 2
+    assert "by the bridge" in doubts(report)[0]
+
+
+def test_differences_name_the_coordinate_and_the_place():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(1000, 3))
+    points = rng.normal(size=(20, 3)) + np.array([0.0, -7.0, 3.0])
+    assert evaluation.differences(points, samples, EVEN).startswith("at coordinate 1 about -")
+    assert evaluation.differences(points[:0], samples, EVEN) == ""
+
+
+@pytest.mark.parametrize("report", [GOOD, GOOD._replace(forward_ess=None, eubo=None)])
+def test_a_verdict_names_the_precision(report):
+    assert verdict(report).startswith("Trust log Z to within 0.02 (two standard errors) and the weighted samples, wort")
+
+
+def test_a_check_that_did_not_arrive_is_said_and_does_not_accuse():
+    report = GOOD._replace(settled=False, missed_mass=0.9, forward_ess=None)
+    assert "did not arrive at the target, and say nothing" in verdict(report)
+    assert verdict(report).startswith("Trust")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import PLACE, SAMPLERS, SHIFTED, perturbed
+from problems import PLACE, SAMPLERS, SHIFTED, noise_of, perturbed
 
 from dds import families, kernels, losses, normal, paths, references, schedules
 from dds.targets import gaussian
@@ -83,7 +83,7 @@ def test_the_stuck_gradient_is_without_that_of_the_parameters_of_prior_and_kerne
         return Sampler(prior, reference, kernel, normal.standard(dim))
 
     key = jax.random.key(0)
-    start_noise, noise = np.asarray(normal.path_noise(key, 2, dim))
+    start_noise, (noise,) = map(np.asarray, noise_of(key, make(params)))
     zeta = np.asarray(params["mean"]) + np.asarray(params["scale"]) * noise
     slope = zeta - noise / np.asarray(params["scale"])  # of log F / R in zeta, at constant mean and scale
 

@@ -88,7 +88,8 @@ def by_definition(name, sampler, path):
     """The weight with the explicit densities of the states, by SciPy: nothing of innovations or of the reference."""
     y, steps = np.asarray(path.states), paths.steps(sampler)
     times = np.arange(1, steps + 2) / (steps + 1)
-    total = SHIFTED.log_density(path.x) + np.linalg.slogdet(np.asarray(sampler.coordinates.scale))[1]
+    jacobian = jax.jacobian(lambda y: normal.bijection(sampler.coordinates).forward(y)[0])(path.states[-1])
+    total = SHIFTED.log_density(path.x) + np.linalg.slogdet(jacobian)[1]
     total -= scipy.stats.norm.logpdf(y[0], 0, np.asarray(sampler.prior.scale)).sum()
     for k in range(steps):
         forward, after = kernel_at(sampler, k, path.states[k]), kernel_at(sampler, k + 1, path.states[k + 1])

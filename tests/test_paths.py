@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from problems import PLACE, SHIFTED, normal_target, sampler_of
+from problems import PLACE, SHIFTED, noise_of, normal_target, sampler_of
 
 from dds import families, kernels, losses, networks, normal, paths, references, schedules
 from dds.types import Kernel, Normal, Sampler, Transitions
@@ -101,11 +101,11 @@ def test_the_end_and_its_density_are_in_the_coordinates_of_the_user(float64, nam
 
 def test_a_path_is_made_of_public_steps():
     sampler, key = two_way_sampler(), jax.random.key(5)
-    path, noise = paths.sample_path(key, sampler), normal.path_noise(key, 6, 2)
-    visit, rows = paths.first_visit(sampler, noise[0]), paths.step_rows(sampler)
+    path, (start, noise) = paths.sample_path(key, sampler), noise_of(key, sampler)
+    visit, rows = paths.first_visit(sampler, start), paths.step_rows(sampler)
     for k in range(5):
         np.testing.assert_allclose(visit.state, path.states[k], rtol=1e-5)
-        visit, increment = paths.step(sampler, visit, jax.tree.map(lambda row, k=k: row[k], rows), noise[k + 1])
+        visit, increment = paths.step(sampler, visit, jax.tree.map(lambda row, k=k: row[k], rows), noise[k])
         np.testing.assert_allclose(increment.log_forward, path.log_forward[k], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(increment.log_backward, path.log_backward[k], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(visit.state, path.states[-1], rtol=1e-5)
@@ -147,8 +147,8 @@ def test_weight_is_the_papers_girsanov_form_term_by_term(float64, steps):
         return jnp.tanh(2 * y + k) - 0.5
 
     reference = references.ou(fractions, 2)
-    path = one_path(Sampler(reference.start, reference, kernels.denoising(fractions, control), coordinates))
-    noise = np.asarray(normal.path_noise(jax.random.key(3), steps + 1, 2))[1:]  # the draws that sample_path makes
+    sampler = Sampler(reference.start, reference, kernels.denoising(fractions, control), coordinates)
+    path, noise = one_path(sampler), np.asarray(noise_of(jax.random.key(3), sampler)[1])
     states, b = np.asarray(path.states), np.asarray(fractions)[:, None]
     u = np.asarray(jax.vmap(control)(path.states[:-1], jnp.arange(steps)))
     moved = np.sqrt(1 - b) * states[:-1] + b * u + np.sqrt(b) * noise

@@ -134,7 +134,8 @@ def test_what_is_wrong_is_said_before_anything_is_spent(call, message):
 
 
 def test_choices():
-    assert small(dds.targets.gaussian(jnp.zeros(3), jnp.eye(3))).plan.kind == "gates"
+    normal_target = dds.targets.gaussian(jnp.zeros(3), jnp.eye(3))
+    assert small(normal_target).plan.kind == "gates"
     assert small(dds.targets.funnel(3)).plan.kind == "network"
     ring = 4 * jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     modes = dds.targets.gaussian_mixture(ring, jnp.full(4, 0.5))._replace(
@@ -142,7 +143,7 @@ def test_choices():
     )
     recipe = small(modes)
     assert (recipe.plan.kind, recipe.bound) == ("modes", "EUBO")
-    assert "several modes" in recipe.why
+    assert "modes" in recipe.why
     plain = small(modes, kernel="dds").plan
     assert (plain.kind, plain.evaluations) == ("dds", 0)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from problems import log_weights
 
-from dds import coordinates, kernels, losses, paths, references, schedules, smc, targets
-from dds.evaluation import doubts, summarise
+from dds import coordinates, estimators, families, kernels, losses, paths, references, schedules, smc, targets
+from dds.evaluation import findings, summarise
 from dds.types import Normal, Sampler
 
 
@@ -25,37 +25,46 @@ def test_particles_are_distributed_as_the_target():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", [jnp.array(0.1), jnp.array([[3.0, 0.0], [2.9, 0.3]])])
-def test_coordinates_change_how_chains_move_not_where_they_end(scale):
+@pytest.mark.parametrize("gradient", [True, False])
+def test_particles_of_a_narrow_normal_target(gradient):
     mean, covariance = jnp.array([3.0, 2.0]), jnp.array([[9.0, 8.7], [8.7, 8.5]])
-    start = Normal(jnp.zeros(2), jnp.array(4.0))
-    points = np.asarray(
-        smc.temper(
-            jax.random.key(0),
-            targets.gaussian(mean, covariance).log_density,
-            start,
-            4000,
-            mcmc_steps=50,
-            coordinates=Normal(jnp.ones(2), scale),
-        ).points
-    )
+    start, target = Normal(jnp.zeros(2), jnp.array(4.0)), targets.gaussian(mean, covariance)
+    options = {"mcmc_steps": 50, "gradient": gradient}
+    points = np.asarray(smc.temper(jax.random.key(0), target.log_density, start, 4000, **options).points)
     error = np.sqrt(5 * np.diagonal(covariance) / 4000)
     assert np.all(np.abs(points.mean(axis=0) - mean) < 5 * error)
     np.testing.assert_allclose(np.cov(points.T), covariance, rtol=5 * np.sqrt(2 * 5 / 4000))
 
 
-def test_particles_start_from_the_start_whatever_the_coordinates():
+def test_particles_settle_only_once_they_have_arrived():
     start = Normal(jnp.zeros(2), jnp.array(1.0))
-    points = smc.temper(
-        jax.random.key(0),
-        lambda x: -0.5 * jnp.sum(x**2),
-        start,
-        2000,
-        mcmc_steps=1,
-        coordinates=Normal(jnp.full(2, 50.0), jnp.array(2.0)),
-    ).points
-    assert np.all(np.abs(np.mean(points, axis=0)) < 5 / np.sqrt(2000))
-    np.testing.assert_allclose(np.std(points, axis=0), 1, atol=5 / np.sqrt(4000))
+    options = {"max_stages": 1, "mcmc_steps": 1}
+
+    def far(x):
+        return -0.5 * jnp.sum((x - 50) ** 2)
+
+    assert not smc.temper(jax.random.key(0), far, start, 200, **options).settled
+    near = smc.temper(jax.random.key(0), lambda x: -0.5 * jnp.sum(x**2), start, 200, settling=20, **options)
+    assert near.settled
+    assert near.stages <= 21
+
+
+def test_refined_paths_are_of_the_target():
+    # A sampler that is too wide by a half, of two coordinates; the bridge of both kinds of paths is right.
+    family = families.importance(Normal(jnp.ones(2), jnp.array(1.5)))
+    sampler = family.sampler(family.init(jax.random.key(0)))
+
+    def log_density(x):
+        return -0.5 * jnp.sum(x**2)
+
+    refined = smc.refine(jax.random.key(1), sampler, log_density, 4000)
+    points = np.asarray(refined.points)
+    assert np.all(np.abs(points.mean(axis=0)) < 5 * np.sqrt(3 / 4000))
+    np.testing.assert_allclose(points.std(axis=0), 1, atol=5 * np.sqrt(3 / 8000))
+    own = log_weights(jax.random.key(2), sampler, log_density, 4000)
+    bridge = estimators.bridge(own, refined.log_weights)
+    for estimate in (bridge.value, refined.log_z):
+        assert estimate == pytest.approx(np.log(2 * np.pi), abs=0.1)
 
 
 def test_points_without_density_are_lost():
@@ -103,6 +112,10 @@ def test_log_z_of_the_particles():
     assert particles.evaluations == particles.stages * 4000 * 12
 
 
+def doubts(report):
+    return [finding.consequence for finding in findings(report) if not finding.holds]
+
+
 def figures_of(sampler, target, start):
     log_w = log_weights(jax.random.key(0), sampler, target.log_density, 10_000)
     points = smc.temper(jax.random.key(1), target.log_density, start, 200).points
@@ -125,7 +138,7 @@ def test_a_sampler_that_sees_only_right_hand_wells_is_found_out():
     place = Normal(jnp.zeros(4), jnp.ones(()))
     sampler = Sampler(prior, references.ou(fractions, 4), kernel, place)
     figures = figures_of(sampler, target, Normal(jnp.zeros(4), jnp.array(2.0)))
-    assert figures.ess > 0.7
+    assert figures.ess > 0.4  # from 0.5 to 0.8 over seeds
     assert figures.pareto_k < 0.7
     assert figures.log_z == pytest.approx(target.log_z + 2 * np.log(0.844), abs=0.03)
     # The share of points with a left-hand well, with three errors of 200 independent points.

@@ -31,20 +31,25 @@ from dds.types import Normal, Sampler
 KEY = jax.random.key(0)
 STEPS, DIM = 3, 2
 # These take Python numbers or callables and run before anything is compiled.
-EAGER = {
-    "estimators.pareto_k",
-    "learned.init",
-    "networks.mlp",
-    "normal.standard",
-    "paths.steps",
-    "references.brownian",
-    "references.kinetic",
-    "references.ou",
-} | {
-    f"{module.__name__[4:]}.{name}"
-    for module in (coordinates, schedules, smc, targets)
-    for name, _ in inspect.getmembers(module, inspect.isfunction)
-}
+EAGER = (
+    {
+        "estimators.bridge",  # by bisection: it has no gradient
+        "estimators.pareto_k",
+        "learned.init",
+        "networks.mlp",
+        "normal.standard",
+        "paths.noise_size",
+        "paths.steps",
+        "references.brownian",
+        "references.kinetic",
+        "references.ou",
+    }
+    | {
+        f"{module.__name__[4:]}.{name}"
+        for module in (coordinates, schedules, smc, targets)
+        for name, _ in inspect.getmembers(module, inspect.isfunction)
+    }
+)
 
 
 def zero_control(y, k):
@@ -100,6 +105,8 @@ def cases():
         "normal.log_density": (normal.log_density, (distribution, x)),
         "normal.log_ratio": (normal.log_ratio, (distribution, other, x)),
         "normal.compose": (normal.compose, (distribution, other)),
+        "normal.factor": (normal.factor, (other,)),
+        "normal.bijection": (lambda d, x: normal.bijection(d).forward(x), (distribution, x)),
         "normal.pull_back": (lambda d, x: normal.pull_back(d, target.log_density)(x), (distribution, x)),
         "references.reflect": (references.reflect, (x, y, fractions[0])),
         "references.noise_levels": (references.noise_levels, (fractions,)),
@@ -138,6 +145,10 @@ def cases():
             (flat, x),
         ),
         "paths.sample_path": (lambda b: paths.sample_path(KEY, sampler_of(b)), (fractions,)),
+        "paths.path_of_noise": (
+            lambda b, e: paths.path_of_noise(e, sampler_of(b)),
+            (fractions, jnp.linspace(-1, 1, 8)),
+        ),
         "paths.retrace": (lambda y, b: paths.retrace(y, sampler_of(b)), (states, fractions)),
         **{f"families.{name}": weight_of(name) for name in SAMPLERS},
         "losses.log_weight": (
@@ -145,6 +156,7 @@ def cases():
             (states, fractions),
         ),
         "losses.log_weights": (lambda b: losses.log_weights(sampler_of(b), KEY, target.log_density, 3), (fractions,)),
+        "losses.with_finite_gradient": (losses.with_finite_gradient(target.log_density), (x,)),
         "losses.reverse_kl": loss("reverse_kl", stick_the_landing=False),
         "losses.forward_kl": loss("forward_kl", points=states),
         "losses.log_variance": (
@@ -154,6 +166,7 @@ def cases():
             (jnp.stack([states, states + 1]), fractions),
         ),
         "estimators.log_z": (estimators.log_z, (log_w,)),
+        "estimators.pool": (lambda w, v: estimators.pool(w, v, v[0]), (log_w, log_w[::-1] + 0.3)),
         "estimators.elbo": (estimators.elbo, (log_w,)),
         "estimators.eubo": (estimators.eubo, (log_w,)),
         "estimators.effective_sample_size": (estimators.effective_sample_size, (log_w,)),

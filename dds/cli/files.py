@@ -34,22 +34,29 @@ class Checkpoint(NamedTuple):
         require(header.get("kind") == "checkpoint", f"{path}", header.get("kind", "something else"), "a checkpoint")
         return cls(folder, header)
 
-    def restore(self, target: Target) -> tuple[Recipe, training.TrainingState, np.ndarray]:
-        """Recipe, state and losses so far."""
+    def restore(self, target: Target) -> tuple[int, Recipe, training.TrainingState, np.ndarray]:
+        """The rung, its recipe, state and losses so far."""
         recipe = recipes.build(recipes.template(self.header["plan"]), target)
         assert recipe.plan is not None
         state = training.start(jax.random.key(0), recipe.family, recipe.optimiser)
         like = _tree(recipe.plan, state, np.zeros(self.header["updates"], np.float32))
         tree = storage.load(self.folder / "checkpoint.npz", like)
-        return recipes.build(recipe.plan._replace(**tree["plan"]), target), tree["state"], np.asarray(tree["history"])
+        recipe = recipes.build(recipe.plan._replace(**tree["plan"]), target)
+        return self.header["rung"], recipe, tree["state"], np.asarray(tree["history"])
 
 
 def checkpoint(
-    output: Path, options: dict[str, Any], recipe: Recipe, state: training.TrainingState, history: np.ndarray
+    output: Path,
+    options: dict[str, Any],
+    rung: int,
+    recipe: Recipe,
+    state: training.TrainingState,
+    history: np.ndarray,
 ) -> None:
     """Writes a checkpoint."""
     assert recipe.plan is not None
-    header = {"kind": "checkpoint", "options": options, "plan": recipes.describe(recipe.plan), "updates": len(history)}
+    header = {"kind": "checkpoint", "options": options, "rung": rung, "updates": len(history)}
+    header["plan"] = recipes.describe(recipe.plan)
     storage.save(output / "checkpoint.npz", _tree(recipe.plan, state, history), header=header)
 
 
@@ -66,15 +73,26 @@ def prepare(output: Path) -> None:
     require(not folders, "output", f"{output}, where {folders} are folders", "a folder without folders of such names")
 
 
-def write(output: Path, options: dict[str, Any], result: results.Result) -> dict[str, Any]:
-    """Writes result, samples and summary, and removes the checkpoint."""
+def write(output: Path, options: dict[str, Any], result: results.Result) -> None:
+    """Writes result, parameters, samples and summary."""
     results.save(output / "result.npz", result)
+    storage.save(output / "parameters.npz", result.state.params)
     write_samples(output, results.Draws(result.samples, result.log_weights))
     summary = summarise(options, result)
     text = json.dumps(summary, indent=2) + "\n"
     storage.write_atomically(output / "summary.json", lambda file: file.write(text.encode()))
+
+
+def finish(output: Path, options: dict[str, Any], result: results.Result) -> dict[str, Any]:
+    """Removes what only a run that is cut off needs, and returns the summary."""
     (output / "checkpoint.npz").unlink(missing_ok=True)
-    return summary
+    return summarise(options, result)
+
+
+def best_so_far(output: Path, target: Target) -> results.Result | None:
+    """The best result of what was tried before the training that is resumed, if there was anything."""
+    path = output / "result.npz"
+    return results.load(path, target) if path.exists() else None
 
 
 def write_samples(output: Path, draws: results.Draws) -> None:
@@ -108,6 +126,7 @@ def summarise(options: dict[str, Any], result: results.Result) -> dict[str, Any]
         "sigma": float(np.max(recipes.starting_point(result.target).scale)),
         "noise": numbers.noise,
         "whitened": plan.kind != "dds" and options["whiten"],
+        "precision": options["precision"],
         "verdict": result.verdict,
     }
     return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in summary.items()}
@@ -122,5 +141,4 @@ def target_of(folder: Path) -> tuple[str, int | None, float | None]:
 
 
 def _tree(plan: recipes.Plan, state: training.TrainingState, history: np.ndarray) -> dict[str, Any]:
-    arrays = {"coordinates": plan.coordinates, "points": plan.points}
-    return {"plan": arrays, "state": state, "history": np.asarray(history, np.float32)}
+    return {"plan": recipes.arrays_of(plan), "state": state, "history": np.asarray(history, np.float32)}

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,17 +14,22 @@ import tyro
 from rich.console import Console
 
 import dds
-from dds import estimators, evaluation, recipes, results, storage, training
+from dds import estimators, evaluation, recipes, results, training
 from dds.checks import require
 from dds.cli import files, show, tracking
 from dds.cli.named import find_target
+from dds.recipes import Numbers, Recipe
+from dds.search import Found
+from dds.types import KeyArray, Target
 
 HELP = """\
-Trains a denoising diffusion sampler, reports log Z and draws samples.
+Estimates log Z of a density and draws samples, as cheaply as will do.
+
+With --train, by a denoising diffusion sampler, whatever would do.
 
 Ctrl-C stops the training; what there is by then is evaluated and saved.
 
-  python -m dds funnel
+  python -m dds funnel --train
   python -m dds forty_modes --seed 1
   python -m dds my_module:log_density --dim 5
   python -m dds --resume dds-output
@@ -35,6 +41,9 @@ def run(
     target: Annotated[str, tyro.conf.Positional] = "funnel",
     *,
     dim: int | None = None,
+    train: bool = False,
+    precision: float = 0.01,
+    draws: int = 1000,
     kernel: Literal["learned", "dds"] = "learned",
     loss: Literal["reverse", "forward"] | None = None,
     steps: int | None = None,
@@ -57,12 +66,18 @@ def run(
     load: Path | None = None,
     version: bool = False,
 ) -> None:
-    """Trains a sampler on a target, reports on it and draws it.
+    """Finds a sampler for a target, reports on it and draws it.
+
+    Samplers are tried from the cheapest on, until the goal of precision and draws is met and nothing speaks against the
+    answer. Options of the training, from kernel to stop-score, imply --train.
 
     Args:
         target: A name (funnel, gaussian, mixture, ionosphere, sonar, german_credit, seeds, brownian, cox_process,
             many_well, forty_modes) or an importable log density, as my_module:log_density.
         dim: The dimension. A name has its own; a log density needs it.
+        train: Whether to train a sampler at once, and not to try first what needs no training.
+        precision: The goal for the standard error of log Z.
+        draws: The goal for the effective number of samples.
         kernel: What is learned. "learned": both directions, the schedule and the coordinates. "dds": the control alone,
             as published.
         loss: The divergence that training lowers. "reverse": along the sampler's own paths. "forward", for learned
@@ -105,33 +120,58 @@ def run(
     if resume is not None:
         begun = files.Checkpoint.read(resume)
         options = begun.options | {"output": str(resume)}
-    train_and_report(options, begun)
+    find_and_report(options, begun)
 
 
-def train_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> None:
+def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> None:
     """The main job: each line is a call that a Python user can make."""
     console, output, started = Console(), Path(options["output"]), time.perf_counter()
     named = check(options)
     target, plane, labels = find_target(options["target"], options["dim"], options["sigma"])
     files.prepare(output)
-    keys = jax.random.split(jax.random.key(options["seed"]), 5)
-    if begun is None:
-        with console.status("looking at the target"):
-            recipe = recipes.choose(keys[0], target, numbers=named, **chosen(options))
+    keys = jax.random.split(jax.random.key(options["seed"]), 6)
+    with console.status("looking at the target"):
+        learned, goal = options["kernel"] == "learned" and options["whiten"], (options["precision"], options["draws"])
+        found, explored = results.look(keys[0], target, precision=goal[0], search=learned)
+    best, observe, rungs = None, None, enumerate(rungs_of(keys[5], target, found, options, named))
+    if begun is not None:
+        rung, recipe, _, _ = begun.restore(target)
+        # Of the first rung there is no result of this run yet; an older one may stand in the folder.
+        best, rungs = files.best_so_far(output, target) if rung else None, [(rung, recipe)]
+    for rung, recipe in rungs:
         state, history = training.start(keys[1], recipe.family, recipe.optimiser), np.zeros(0, np.float32)
-    else:
-        recipe, state, history = begun.restore(target)
-    observe = tracking.observer(options, recipe, target, keys[3], output)
-    fit = show.train(console, recipe, state, history, partial(files.checkpoint, output, options, recipe), observe)
-    storage.save(output / "parameters.npz", fit.params)
-    seconds = time.perf_counter() - started
-    result = results.evaluate(keys[2], target, recipe, fit, paths=options["samples"], seconds=seconds)
-    summary = files.write(output, options, result)
+        if begun is not None:
+            _, _, state, history = begun.restore(target)
+        if recipe.updates:
+            observe = tracking.observer(options, recipe, target, keys[3], output)
+        keep = partial(files.checkpoint, output, options, rung, recipe)
+        fit = show.train(console, recipe, state, history, keep, observe)
+        spent = {"seconds": time.perf_counter() - started, "explored": explored, "precision": goal[0], "draws": goal[1]}
+        evaluate_key = jax.random.fold_in(keys[2], rung)
+        result = results.evaluate(evaluate_key, target, recipe, fit, paths=options["samples"], **spent)
+        best = results.better(best, result)
+        files.write(output, options, best)
+        if results.met(best, *goal):
+            break
+    assert best is not None
+    summary = files.finish(output, options, best)
     if options["pictures"]:
         with console.status("drawing"):
-            show.paint(output, keys[4], result, plane, labels)
+            show.paint(output, keys[4], best, plane, labels)
+    observe = observe or tracking.observer(options, best.recipe, target, keys[3], output)
     tracking.finish(observe, summary, output)
-    show.table(console, summary, result.report, output)
+    show.table(console, summary, best.report, output)
+
+
+def rungs_of(
+    key: KeyArray, target: Target, found: Found | None, options: dict[str, Any], named: dict[str, Any]
+) -> Iterator[Recipe]:
+    """The recipes to be tried: the ladder, or with options of the training the one that they ask for."""
+    asked = {name: options[name] for name in ("kernel", "loss", "whiten", "score_clip", "stop_score")}
+    plain = {"kernel": "learned", "loss": None, "whiten": True, "score_clip": 100.0, "stop_score": False}
+    if options["train"] or named or asked != plain or found is None:
+        return iter([recipes.choose(key, target, found=found, numbers=named, **asked)])
+    return recipes.ladder(key, target, found)
 
 
 def draw_more(folder: Path, samples: int, seed: int, output: Path) -> None:
@@ -158,17 +198,14 @@ def check(options: dict[str, Any]) -> dict[str, Any]:
     require(samples >= estimators.LEAST, "samples", samples, f"at least {estimators.LEAST}")
     require(0 <= seed < 2**32, "seed", seed, "from 0 to 4294967295")
     require(sigma is None or 0 < sigma < math.inf, "sigma", sigma, "positive and finite")
+    require(options["precision"] > 0, "precision", options["precision"], "positive")
+    require(options["draws"] >= 1, "draws", options["draws"], "at least 1")
     require(options["score_clip"] > 0, "score_clip", options["score_clip"], "positive")
     names = ("steps", "updates", "batch", "learning_rate", "noise", "width", "depth")
-    given = {name: options[name] for name in names if options[name] is not None}
+    given = {name: options[name] for name in names if options[name] not in (None, Numbers._field_defaults.get(name))}
     recipes.check(given, options["kernel"], options["loss"])
     tracking.check(options["track"])
     return given
-
-
-def chosen(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of the choice that are not numbers."""
-    return {name: options[name] for name in ("kernel", "loss", "whiten", "score_clip", "stop_score")}
 
 
 def main() -> None:

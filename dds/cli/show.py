@@ -27,6 +27,9 @@ def train(
     observe: Callable[[training.TrainingState, np.ndarray], None] | None,
 ) -> training.Fit:
     """Trains from a state to the end of a recipe, keeps each block, and stops on Ctrl-C or SIGTERM."""
+    if not recipe.updates:
+        console.print(progress.cost(recipe), soft_wrap=True)
+        return training.Fit(state.params, history, state)
     shown = (progress.bar if console.is_terminal else progress.lines)(recipe, console)
     stopped, losses = False, [history]
 
@@ -61,7 +64,8 @@ def train(
 def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, labels: tuple[str, str]) -> None:
     """Draws the pictures and the animation of the first two coordinates."""
     bound, report = result.recipe.bound, result.report
-    plots.training_history(result.history, log_z=report.log_z_true, bound=bound).savefig(output / "training.png")
+    if len(result.history):
+        plots.training_history(result.history, log_z=report.log_z_true, bound=bound).savefig(output / "training.png")
     if result.target.dim < 2:
         return
     points, exact = np.asarray(result.samples)[:, :2], None
@@ -89,7 +93,8 @@ def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, lab
 
 def table(console: Console, summary: dict[str, Any], figures: Report, output: Path) -> None:
     """Prints the figures as a table, the verdict and where everything lies."""
-    shown = Table(title=f"{summary['target']}, {summary['dim']} dimensions, {summary['steps']} steps")
+    kind = f"{summary['steps']} steps" if summary["steps"] else "importance sampling"
+    shown = Table(title=f"{summary['target']}, {summary['dim']} dimensions, {kind}")
     shown.add_column("")
     shown.add_column("", justify="right")
     shown.add_row("log Z", f"{figures.log_z:.4f} ± {figures.log_z_standard_error:.4f}")
@@ -98,7 +103,12 @@ def table(console: Console, summary: dict[str, Any], figures: Report, output: Pa
     shown.add_row("ELBO", f"{figures.elbo:.4f}")
     if figures.eubo is not None:
         shown.add_row("EUBO", f"{figures.eubo:.4f}")
-    shown.add_row("ESS", f"{figures.ess:.1%}")
+    if figures.eubo_of_particles is not None:
+        shown.add_row("EUBO of refined paths", f"{figures.eubo_of_particles:.4f}")
+    shown.add_row("ESS", f"{figures.ess:.1%} of {figures.paths:,} paths")
+    shown.add_row(
+        "samples", f"worth {figures.samples:,.0f} independent ones" if np.isfinite(figures.samples) else "none"
+    )
     if figures.forward_ess is not None:
         shown.add_row("ESS from exact samples", f"{figures.forward_ess:.1%}")
     shown.add_row("Pareto k", f"{figures.pareto_k:.2f}")

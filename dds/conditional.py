@@ -1,0 +1,153 @@
+r"""Coordinates for necks: normal in all coordinates but a few, given these few.
+
+A scale parameter makes a density that is narrow at one end and wide at the other, as Neal's funnel and every centred
+hierarchical model. No affine map makes it round, and walkers do not pass the neck. Given the few coordinates $u$ that
+it is due to, the others, $v$, are often nearly normal. Then
+
+$$ u = m + S y_u, \qquad v = \hat v(u) + H(u)^{-1/2} y_v, $$
+
+with the mode $\hat v(u)$ and the curvature $H(u)$ of $\log \gamma(u, \cdot)$, is a bijection with
+$\log\lvert\det\rvert = \log\det S - \tfrac12 \log\det H(u)$, under which $v$ is nearly standard normal whatever $u$ is.
+It is the Laplace approximation of Rue, Martino and Chopin (2009), but as a change of variables: weights stay exact.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dds import normal
+from dds.checks import require, typed
+from dds.compiling import once
+from dds.types import Bijection, LogDensity, Normal, Scalar, State
+
+MOST = 3
+"""The most coordinates that `neck` looks for."""
+
+NORMAL = 0.3
+"""The sum of squared third cumulants up to which the other coordinates count as normal, if it is a tenth of all."""
+
+ROUNDING = 1e-4
+"""The sum of squared third cumulants below which there are none: a fit of a neck can be so narrow that it sees few."""
+
+NEWTON = 3
+"""The Newton steps to the mode of the other coordinates."""
+
+
+@typed
+def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "draws dim"]) -> tuple[int, ...]:
+    r"""The few coordinates given which the others are nearly normal.
+
+    The third derivatives of the log density over draws from a fit, in units of the conditional standard deviations, are
+    zero where three coordinates are jointly normal given the rest. Coordinates are taken away one by one, each time the
+    one with the largest part in the sum of squares, until little is left.
+
+    Args:
+        log_density: The log density.
+        fit: A normal fit.
+        noise: Standard normal noise, that of the draws.
+
+    Returns:
+        The indices of the coordinates, in increasing order; none if there are no few such.
+
+    Example:
+        >>> from dds import targets
+        >>> noise = jax.random.normal(jax.random.key(0), (16, 5))
+        >>> neck(targets.funnel(5).log_density, normal.standard(5), noise)
+        (0,)
+    """
+    dim = fit.mean.size
+    precision = jnp.linalg.inv(normal.factor(fit) @ normal.factor(fit).T)
+    widths = 1 / jnp.sqrt(jnp.diagonal(precision))
+    hessian = jax.hessian(log_density)
+
+    def third(e: State) -> Array:
+        x, rows = normal.reparameterise(fit, e), jnp.diag(widths)
+        cubes = jax.lax.map(lambda v: jax.jvp(hessian, (x,), (v,))[1], rows)
+        return (cubes * widths[None, :, None] * widths[None, None]) ** 2
+
+    cubes = np.asarray(once(lambda noise: jnp.mean(jax.lax.map(third, noise), axis=0))(noise))
+    few: list[int] = []
+    others = list(range(dim))
+
+    def left(indices: list[int]) -> float:
+        return float(cubes[np.ix_(indices, indices, indices)].sum())
+
+    whole = left(others)
+    limit = min(NORMAL, 0.1 * whole) if whole > ROUNDING else np.inf
+    while len(few) < min(MOST, dim - 1) and not left(others) <= limit:
+        worst = min(others, key=lambda i: left([j for j in others if j != i]))
+        few.append(worst)
+        others.remove(worst)
+    return tuple(sorted(few)) if left(others) <= limit else ()
+
+
+@typed
+def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bijection:
+    r"""The bijection of the top of this page: `few` coordinates come first in $y$, then the others.
+
+    The search for the mode starts where the fit would have it, $\mathbb E[v \mid u]$. Where the curvature is not
+    positive definite the distribution of the fit takes its place.
+
+    Args:
+        log_density: The log density.
+        fit: A normal fit.
+        few: The coordinates $u$.
+
+    Returns:
+        The bijection.
+
+    Raises:
+        ValueError: If `few` are not some but not all of the coordinates.
+
+    Example:
+        >>> from dds import targets
+        >>> target = targets.funnel(3)
+        >>> place = bijection(target.log_density, normal.standard(3), (0,))
+        >>> flat = normal.pull_back(place, target.log_density)
+        >>> [round(float(flat(jnp.array([v, 1.0, 1.0])) - flat(jnp.array([v, 0.0, 0.0]))), 4) for v in (-5.0, 5.0)]
+        [-1.0, -1.0]
+    """
+    dim = fit.mean.size
+    good = len(set(few)) == len(few) and 0 < len(few) < dim and all(0 <= i < dim for i in few)
+    require(good, "few", few, f"some of the coordinates 0 to {dim - 1}")
+    u_at = np.array(few)
+    v_at = np.setdiff1d(np.arange(dim), u_at)
+    covariance = normal.factor(fit) @ normal.factor(fit).T
+    own, mixed = covariance[np.ix_(u_at, u_at)], covariance[np.ix_(v_at, u_at)]
+    slope = jnp.linalg.solve(own, mixed.T).T
+    rest = covariance[np.ix_(v_at, v_at)] - slope @ mixed.T
+    first = Normal(fit.mean[u_at], jnp.linalg.cholesky(own))
+    plain = jnp.linalg.cholesky(jnp.linalg.inv(rest))
+
+    def join(u: State, v: State) -> State:
+        return jnp.zeros(dim, u.dtype).at[u_at].set(u).at[v_at].set(v)
+
+    def given(u: State) -> tuple[State, Array, Scalar]:
+        """The mode, the lower Cholesky factor of the precision there, and the log-determinant of the whole map."""
+
+        def loss(v: State):
+            return -log_density(join(u, v))
+
+        def newton(v: State, _):
+            factor = jnp.linalg.cholesky(jax.hessian(loss)(v))
+            return v - jax.scipy.linalg.cho_solve((factor, True), jax.grad(loss)(v)), None
+
+        start = fit.mean[v_at] + slope @ (u - first.mean)
+        mode, _ = jax.lax.scan(newton, start, None, length=NEWTON)
+        factor = jnp.linalg.cholesky(jax.hessian(loss)(mode))
+        usable = jnp.isfinite(mode).all() & jnp.isfinite(factor).all()
+        mode, factor = jnp.where(usable, mode, start), jnp.where(usable, factor, plain)
+        return mode, factor, normal.log_determinant(first) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+    def forward(y: State) -> tuple[State, Scalar]:
+        u = normal.reparameterise(first, y[: len(few)])
+        mode, factor, log_determinant = given(u)
+        v = mode + jax.scipy.linalg.solve_triangular(factor, y[len(few) :], lower=True, trans="T")
+        return join(u, v), log_determinant
+
+    def inverse(x: State) -> tuple[State, Scalar]:
+        mode, factor, log_determinant = given(x[u_at])
+        return jnp.concatenate([normal.standardise(first, x[u_at]), factor.T @ (x[v_at] - mode)]), log_determinant
+
+    return Bijection(dim, forward, inverse)

@@ -1,0 +1,275 @@
+"""Modes of a density, by climbing from many starts, with the mass that a normal distribution around each would have."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from dds import normal
+from dds.checks import require, typed
+from dds.compiling import once
+from dds.types import KeyArray, LogDensity, Mixture, Normal, Scalar, State
+
+SPREADS = (1.0, 1.0, 0.3, 2.0)
+"""The starts lie at these multiples of the scale of where the target is looked for, in turn."""
+
+
+LISTED = 2048
+"""The most ends of climbs that are looked at more closely."""
+
+OPERATIONS = 1e7
+"""What all climbs may cost in floating-point operations, divided by the evaluations that one takes."""
+
+FEWEST, MOST = 64, 16384
+"""The fewest climbs and the most."""
+
+
+class Modes(NamedTuple):
+    """Modes, the heaviest first.
+
+    Attributes:
+        points: Where they are.
+        scales: Lower Cholesky factors of the inverse of the negative Hessian there.
+        log_masses: The integral of the density if it were normal around each: Laplace's approximation.
+        counts: How many climbs ended at each.
+        evaluations: The number of evaluations of the density; a Hessian counts as one for each coordinate.
+    """
+
+    points: Float[Array, "modes dim"]
+    scales: Float[Array, "modes dim dim"]
+    log_masses: Float[Array, " modes"]
+    counts: Int[np.ndarray, " modes"]
+    evaluations: int
+
+    @property
+    def unseen(self) -> float:
+        """The share of climbs that would end at modes not found yet: that of the modes found once (Good, 1953)."""
+        return float(np.sum(self.counts == 1) / max(np.sum(self.counts), 1))
+
+
+@typed
+def search(key: KeyArray, log_density: LogDensity, start: Normal, *, starts: int = 64, iterations: int = 200) -> Modes:
+    r"""Climbs from many starts by L-BFGS, and keeps the modes that differ.
+
+    The first climb starts at the mean of `start`, the others at draws from it, some of them nearer and some farther.
+    What is found is where the gradient vanishes and the negative Hessian is positive definite.
+
+    Args:
+        key: The random key.
+        log_density: The log density, unnormalised.
+        start: Where to look.
+        starts: The number of climbs, at least 1.
+        iterations: The most steps of each, at least 1.
+
+    Returns:
+        The modes, none where no climb ends at one.
+
+    Raises:
+        ValueError: If a number is below 1.
+
+    References:
+        Tierney and Kadane (1986), for the masses; L-BFGS is that of optax.
+
+    Example:
+        >>> from dds import targets
+        >>> mixture = targets.gaussian_mixture(jnp.array([[-4.0, 0.0], [4.0, 0.0]]), jnp.ones(2), jnp.array([3.0, 1.0]))
+        >>> found = search(jax.random.key(0), mixture.log_density, Normal(jnp.zeros(2), jnp.array(3.0)))
+        >>> [round(float(mass), 2) for mass in jnp.exp(found.log_masses)]
+        [0.75, 0.25]
+    """
+    require(starts >= 1, "starts", starts, "at least 1")
+    require(iterations >= 1, "iterations", iterations, "at least 1")
+    return search_from(log_density, _starts(starts, key, start), iterations=iterations)
+
+
+@typed
+def affordable(log_density: LogDensity, start: Normal) -> int:
+    """How many climbs are cheap, from 64 to 16384: a narrow mode in many dimensions is found by one start in thousands.
+
+    Args:
+        log_density: The log density.
+        start: Where to look.
+
+    Returns:
+        The number, from the operations that XLA counts for the density and its gradient.
+
+    Example:
+        >>> affordable(lambda x: -jnp.sum(x**2), normal.standard(2))
+        16384
+    """
+    analysis = jax.jit(jax.value_and_grad(log_density)).lower(start.mean).cost_analysis() or {}
+    operations = 20.0 * start.mean.size + float(analysis.get("flops", 0.0))
+    return int(np.clip(OPERATIONS / operations, FEWEST, MOST)) // FEWEST * FEWEST
+
+
+@typed
+def search_from(log_density: LogDensity, starts: Float[Array, "starts dim"], *, iterations: int = 200) -> Modes:
+    """Climbs from given starts, and keeps the modes that differ.
+
+    Args:
+        log_density: The log density, unnormalised.
+        starts: The starts.
+        iterations: As in `search`.
+
+    Returns:
+        The modes.
+
+    Example:
+        >>> from dds import targets
+        >>> search_from(targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, jnp.eye(2)).points.round(3).tolist()
+        [[1.0, 1.0]]
+    """
+    ends, climbs = map(np.asarray, _climb(log_density, iterations, starts))
+    # Most climbs end at a few points: these are told apart coarsely first, so that few Hessians are computed.
+    ends = ends[np.isfinite(ends).all(axis=1)]
+    if not len(ends):
+        ends = np.asarray(starts[:1])
+    unit = 1e-3 * (np.std(np.asarray(starts), axis=0) + np.abs(ends[0]) + np.finfo(ends.dtype).eps)
+    _, first, counts = np.unique(np.round(ends / unit), axis=0, return_index=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:LISTED]
+    first, counts = first[order], counts[order]
+    padded = ends[np.resize(first, 2 ** int(np.ceil(np.log2(len(first)))))]
+    points, scales, log_masses, good = (np.asarray(leaf)[: len(first)] for leaf in _look(log_density, padded))
+    evaluations = 2 * int(climbs.sum()) + padded.size
+    return _distinct(points[good], scales[good], log_masses[good], counts[good], evaluations)
+
+
+@typed
+def merge(first: Modes, second: Modes) -> Modes:
+    """Modes of two searches together, each once.
+
+    Args:
+        first: The modes of one.
+        second: The modes of the other.
+
+    Returns:
+        All of them, the heaviest first.
+
+    Example:
+        >>> from dds import targets
+        >>> found = search(jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, normal.standard(2))
+        >>> len(merge(found, found).points)
+        1
+    """
+    points, scales, log_masses, counts = (np.concatenate(pair) for pair in zip(first[:4], second[:4], strict=True))
+    return _distinct(points, scales, log_masses, counts, first.evaluations + second.evaluations)
+
+
+@typed
+def mixture(modes: Modes, most: int = 64) -> Mixture:
+    """The mixture of normal distributions around modes, in proportion to their masses.
+
+    Args:
+        modes: The modes, at least one.
+        most: The most components.
+
+    Returns:
+        The mixture.
+
+    Raises:
+        ValueError: If there are no modes.
+
+    Example:
+        >>> from dds import targets
+        >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
+        >>> mixture(search(jax.random.key(0), target.log_density, normal.standard(2))).means.round(3).tolist()
+        [[1.0, 1.0]]
+    """
+    require(len(modes.points) >= 1, "modes", "none", "at least one")
+    points, scales, masses, *_ = modes
+    dtype = points.dtype
+    return Mixture(jax.nn.log_softmax(masses[:most]), points[:most], scales[:most], jnp.asarray(jnp.inf, dtype))
+
+
+def _distinct(points, scales, log_masses, counts, evaluations: int) -> Modes:
+    """Each mode once, the heaviest first: two ends of climbs less than half a standard deviation apart are one."""
+    kept, hits = np.zeros(0, int), np.zeros(len(points), int)
+    inverses = np.linalg.inv(scales.astype(np.float64))
+    for i in np.argsort(-log_masses, kind="stable"):
+        away = np.einsum("kij,kj->ki", inverses[kept], points[i] - points[kept])
+        near = np.flatnonzero(np.linalg.norm(away, axis=1) < 0.5)
+        if not near.size:
+            kept = np.append(kept, i)
+        hits[kept[near[0]] if near.size else i] += counts[i]
+    points, scales, log_masses = (jnp.asarray(leaf[kept]) for leaf in (points, scales, log_masses))
+    return Modes(points, scales, log_masses, hits[kept], evaluations)
+
+
+@partial(once, static_argnums=0)
+def _starts(count: int, key: KeyArray, start: Normal) -> Float[Array, "count dim"]:
+    noise = jax.random.normal(key, (count, start.mean.size), start.mean.dtype).at[0].set(0)
+    spreads = jnp.asarray(SPREADS, start.mean.dtype)[jnp.arange(count) % len(SPREADS)]
+    return jax.vmap(partial(normal.reparameterise, start))(spreads[:, None] * noise)
+
+
+@partial(once, static_argnums=(0, 1))
+def _climb(
+    log_density: LogDensity, iterations: int, starts: Float[Array, "starts dim"]
+) -> tuple[Array, Int[Array, " starts"]]:
+    def loss(x: State) -> Scalar:
+        return -log_density(x)
+
+    # The zoom search takes twice as long to compile as all the rest of the program.
+    line_search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
+    optimiser, value_and_grad = optax.lbfgs(linesearch=line_search), optax.value_and_grad_from_state(loss)
+
+    def climb(carry: Any):
+        x, state, i, _ = carry
+        value, gradient = value_and_grad(x, state=state)
+        change, state = optimiser.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
+        moved: Any = optax.apply_updates(x, change)
+        return moved, state, i + 1, -log_density(moved) < value
+
+    def unfinished(carry):
+        _, state, i, better = carry
+        gradient = optax.tree.get(state, "grad")
+        return (i == 0) | (i < iterations) & (jnp.max(jnp.abs(gradient)) > 1e-4) & better
+
+    def one(start: State):
+        x, _, climbs, _ = jax.lax.while_loop(unfinished, climb, (start, optimiser.init(start), 0, True))
+        return x, climbs
+
+    return jax.lax.map(one, starts, batch_size=256)
+
+
+@partial(once, static_argnums=0)
+def _look(
+    log_density: LogDensity, points: Float[Array, "points dim"]
+) -> tuple[Array, Array, Array, Bool[Array, " points"]]:
+    """Laplace's approximation at points, and whether they are modes."""
+    columns = jnp.eye(points.shape[1], dtype=points.dtype)
+
+    def loss(x: State) -> Scalar:
+        return -log_density(x)
+
+    def look(x: State):
+        hessian = jax.lax.map(lambda v: jax.jvp(jax.grad(loss), (x,), (v,))[1], columns, batch_size=64)
+        scale = factor_of_inverse((hessian + hessian.T) / 2)
+        slope = scale.T @ jax.grad(loss)(x)
+        x = x - scale @ slope  # a Newton step: exact where the target is normal
+        mass = log_density(x) + jnp.sum(jnp.log(jnp.diagonal(scale))) + x.size / 2 * jnp.log(2 * jnp.pi)
+        # Where there is a slope, in standard deviations, the climb did not arrive: as in a curved valley.
+        return x, scale, mass, jnp.isfinite(scale).all() & jnp.isfinite(mass) & (jnp.linalg.norm(slope) < 0.1)
+
+    return jax.lax.map(look, points, batch_size=64)
+
+
+def factor_of_inverse(precision: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:
+    """The lower Cholesky factor of the inverse, by way of the factorisation from the last coordinate to the first.
+
+    Args:
+        precision: A symmetric, positive definite matrix.
+
+    Returns:
+        The factor; not a number where the matrix is not positive definite.
+
+    Example:
+        >>> factor_of_inverse(4 * jnp.eye(1)).tolist()
+        [[0.5]]
+    """
+    upper = jnp.linalg.cholesky(precision[::-1, ::-1])[::-1, ::-1]
+    return jax.scipy.linalg.solve_triangular(upper.T, jnp.eye(len(precision), dtype=precision.dtype), lower=True)

@@ -1,0 +1,166 @@
+"""Coordinates for necks: which coordinates a neck is due to, and the bijection given them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from problems import normal_target, shifted_normal_density
+
+from dds import conditional, estimators, families, losses, mixtures, normal, targets
+from dds.types import Mixture, Normal
+
+LOG_Z = 5.5
+WIDTH = 3.0
+
+
+def noise_of(dim, seed=0):
+    return jax.random.normal(jax.random.key(seed), (16, dim))
+
+
+def curved(x):
+    """Neither normal nor independent given any of its coordinates; strictly concave given the third."""
+    mixed = 0.3 * jnp.sum(x[1:] * x[:-1])
+    return -0.5 * jnp.sum(x**2) - mixed - 0.1 * jnp.sum(x**4) - 0.5 * jnp.exp(x[2]) * x[0] ** 2 + 0.4 * jnp.sin(x[1])
+
+
+def correlated_fit(dim=4):
+    mean, covariance = normal_target(dim)
+    return Normal(mean, jnp.linalg.cholesky(covariance))
+
+
+@pytest.mark.parametrize("dim", [2, 6])
+def test_neck_of_the_funnel_is_its_first_coordinate(dim):
+    assert conditional.neck(targets.funnel(dim).log_density, normal.standard(dim), noise_of(dim)) == (0,)
+
+
+def test_neck_of_two_funnels_is_two_coordinates_wherever_they_are():
+    one = targets.funnel(3).log_density
+    order = jnp.array([2, 0, 5, 4, 1, 3])
+
+    def log_density(x):
+        return one(x[order[:3]]) + one(x[order[3:]])
+
+    assert conditional.neck(log_density, normal.standard(6), noise_of(6)) == (2, 4)
+
+
+def test_a_normal_target_has_no_neck():
+    log_density = shifted_normal_density(*normal_target(4), LOG_Z)
+    assert conditional.neck(log_density, correlated_fit(), noise_of(4)) == ()
+
+
+def test_there_is_no_neck_where_every_coordinate_is_curved_by_itself():
+    assert conditional.neck(lambda x: -jnp.sum(x**4), normal.standard(6), noise_of(6)) == ()
+
+
+@pytest.mark.parametrize("few", [(2,), (3, 0)])
+def test_inverse_and_log_determinant(float64, few):
+    place = conditional.bijection(curved, correlated_fit(), few)
+    assert place.dim == 4
+
+    @jax.jit
+    @jax.vmap
+    def both(y):
+        x, log_determinant = place.forward(y)
+        return x, log_determinant, *place.inverse(x)
+
+    y = 2 * noise_of(4, 1)
+    x, ahead, back, again = both(y)
+    jacobian = jax.jit(jax.vmap(jax.jacobian(lambda y: place.forward(y)[0])))(y)
+    np.testing.assert_allclose(back, y, rtol=1e-9, atol=1e-9)
+    signs, exact = np.linalg.slogdet(np.asarray(jacobian))
+    assert np.all(np.abs(signs) == 1)
+    np.testing.assert_allclose(ahead, exact, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(again, exact, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(both(back)[0], x, rtol=1e-9, atol=1e-9)
+    # The few come first, in the order in which they are given.
+    fit = correlated_fit()
+    own = np.asarray(fit.scale @ fit.scale.T)[np.ix_(few, few)]
+    first = np.asarray(fit.mean)[list(few)] + np.asarray(y)[:, : len(few)] @ np.linalg.cholesky(own).T
+    np.testing.assert_allclose(x[:, list(few)], first, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dim", [2, 5])
+def test_the_funnel_is_normal_in_these_coordinates(float64, dim):
+    fit = correlated_fit(dim)
+    place = conditional.bijection(targets.funnel(dim, scale=WIDTH).log_density, fit, (0,))
+    flat = normal.pull_back(place, targets.funnel(dim, scale=WIDTH).log_density)
+    y = 2 * noise_of(dim, 2)
+    deviation = np.sqrt((fit.scale @ fit.scale.T)[0, 0])
+    v = scipy.stats.norm((0 - fit.mean[0]) / deviation, WIDTH / deviation).logpdf(y[:, 0])
+    exact = v + scipy.stats.norm.logpdf(y[:, 1:]).sum(axis=1)
+    np.testing.assert_allclose(jax.jit(jax.vmap(flat))(y), exact, rtol=1e-9)
+
+
+def test_a_normal_target_is_normal_in_these_coordinates(float64):
+    mean, covariance = normal_target(4)
+    place = conditional.bijection(shifted_normal_density(mean, covariance, LOG_Z), correlated_fit(), (1, 2))
+    flat = normal.pull_back(place, shifted_normal_density(mean, covariance, LOG_Z))
+    y = noise_of(4, 3)
+    np.testing.assert_allclose(jax.jit(jax.vmap(flat))(y), scipy.stats.norm.logpdf(y).sum(axis=1) + LOG_Z, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["normal", "mixture"])
+def test_importance_sampling_of_a_funnel(kind):
+    dim, count, widening = 4, 20_000, 1.2
+    target = targets.funnel(dim, scale=WIDTH)
+
+    def log_density(x):
+        return target.log_density(x) + LOG_Z
+
+    fit = Normal(jnp.zeros(dim), jnp.ones(dim).at[0].set(WIDTH))
+    prior = Normal(jnp.zeros(dim), jnp.ones(dim).at[0].set(widening))
+    if kind == "mixture":
+        prior = mixtures.of_normal(prior)
+        prior = Mixture(jnp.log(jnp.array([0.4, 0.6])), *(jnp.repeat(leaf, 2, 0) for leaf in prior[1:3]), prior.freedom)
+    sampler = families.importance(conditional.bijection(log_density, fit, (0,)), prior).sampler(())
+    log_w = jax.jit(lambda key: losses.log_weights(sampler, key, log_density, count))(jax.random.key(0))
+    ratio = np.exp(np.asarray(log_w, np.float64) - LOG_Z)
+    assert abs(ratio.mean() - 1) < 6 * ratio.std() / np.sqrt(count)
+    ess = float(estimators.effective_sample_size(log_w))
+    assert ess > 0.9
+    # The second moment of the ratio of two centred normal densities, whose largest value is `widening`.
+    exact = widening**2 / np.sqrt(2 * widening**2 - 1)
+    assert abs(np.mean(ratio**2) - exact) < 6 * np.std(ratio**2) / np.sqrt(count)
+    assert ratio.max() < widening * (1 + 1e-3)
+
+
+def test_where_the_curvature_is_not_positive_definite_the_fit_takes_its_place(float64):
+    # Given the first coordinate, the second has a mode where that is positive, and a saddle where it is negative.
+    def log_density(x):
+        return -0.5 * x[0] ** 2 - 0.5 * x[0] * x[1] ** 2 - 0.05 * x[1] ** 4
+
+    fit = Normal(jnp.zeros(2), jnp.array([[1.0, 0.0], [0.3, 0.5]]))
+    place = conditional.bijection(log_density, fit, (0,))
+    y = jnp.array([[-2.0, 0.7], [-1.0, -1.5], [1.5, 0.7], [2.5, -2.0]])
+    x, ahead = jax.jit(jax.vmap(place.forward))(y)
+    back, again = jax.jit(jax.vmap(place.inverse))(x)
+    np.testing.assert_allclose(back, y, rtol=1e-9)
+    jacobian = jax.jit(jax.vmap(jax.jacfwd(lambda y: place.forward(y)[0])))(y)
+    exact = np.linalg.slogdet(np.asarray(jacobian))[1]
+    np.testing.assert_allclose(ahead, exact, rtol=1e-9)
+    np.testing.assert_allclose(again, exact, rtol=1e-9)
+    np.testing.assert_allclose(x[:2], jax.vmap(lambda y: normal.reparameterise(fit, y))(y[:2]), rtol=1e-9)
+    np.testing.assert_allclose(ahead[:2], normal.log_determinant(fit), rtol=1e-9)
+    # Where there is a mode, at zero, the curvature there is the first coordinate.
+    np.testing.assert_allclose(x[2:, 1], y[2:, 1] / np.sqrt(x[2:, 0]), rtol=1e-3)
+    np.testing.assert_allclose(ahead[2:], -0.5 * np.log(x[2:, 0]), atol=1e-3)
+
+
+def test_without_any_curvature_the_map_is_that_of_the_fit(float64):
+    fit = correlated_fit()
+    place = conditional.bijection(lambda x: jnp.sum(x), fit, (0,))
+    y = noise_of(4, 4)
+    x, log_determinant = jax.jit(jax.vmap(place.forward))(y)
+    back, _ = jax.jit(jax.vmap(place.inverse))(x)
+    np.testing.assert_allclose(back, y, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(log_determinant, normal.log_determinant(fit), rtol=1e-9)
+    # Given the others, the second coordinates are a rotation of those of the fit.
+    own = jax.vmap(lambda x: normal.standardise(fit, x))(x)
+    np.testing.assert_allclose(np.linalg.norm(own, axis=1), np.linalg.norm(y, axis=1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("few", [(), (0, 1, 2), (3,), (-1,), (0, 0)])
+def test_few_must_be_some_of_the_coordinates(few):
+    with pytest.raises(ValueError, match="few must be some of the coordinates 0 to 2, got"):
+        conditional.bijection(targets.funnel(3).log_density, normal.standard(3), few)

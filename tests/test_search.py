@@ -1,0 +1,229 @@
+"""What a target looks like before anything is trained: modes, normal fit, neck, and the prior to draw from."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dds import conditional, families, losses, mixtures, modes, normal, paths, search, smc, targets
+from dds.modes import Modes
+from dds.types import Normal
+
+LOG_Z = 5.5
+COUNT = 20_000
+MEAN, DEVIATIONS = np.array([1.0, -2.0, 0.5]), np.array([0.7, 1.4, 1.0])
+WIDE = Normal(jnp.zeros(3), jnp.array(3.0))
+LEFT, RIGHT = np.array([-3.0, 0.0, 0.0]), np.array([3.0, 1.0, 0.0])
+TWO = targets.gaussian_mixture(jnp.asarray([LEFT, RIGHT]), jnp.array([1.0, 0.3]), jnp.array([3.0, 1.0]))
+FUNNEL = targets.funnel(3)
+
+
+def one_mode(x):
+    return normal.log_density(Normal(jnp.asarray(MEAN, x.dtype), jnp.asarray(DEVIATIONS, x.dtype)), x) + LOG_Z
+
+
+def two_modes(x):
+    return TWO.log_density(x) + LOG_Z
+
+
+def a_funnel(x):
+    return FUNNEL.log_density(x) + LOG_Z
+
+
+def many(x):
+    return -2 * jnp.sum((x - 1) ** 2) + LOG_Z
+
+
+def slope(x):
+    return jnp.sum(x)
+
+
+@pytest.fixture(autouse=True)
+def few_climbs(monkeypatch):
+    monkeypatch.setattr(modes, "OPERATIONS", 1e4)
+
+
+def coordinates_of(log_density, found):
+    return conditional.bijection(log_density, found.coordinates, found.few) if found.few else found.coordinates
+
+
+def drawn(log_density, found, count=COUNT):
+    """Points and ratios of weights to Z, of importance sampling with what was found."""
+    sampler = families.importance(coordinates_of(log_density, found), found.prior).sampler(())
+
+    def one(key):
+        path = paths.sample_path(key, sampler)
+        return path.x, losses.log_weight(path, log_density)
+
+    x, log_w = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(7), count))
+    return np.asarray(x), np.exp(np.asarray(log_w, np.float64) - LOG_Z)
+
+
+def requires_z(ratio):
+    assert abs(ratio.mean() - 1) < 6 * ratio.std() / np.sqrt(len(ratio))
+
+
+def missed(log_density, found, known, log_z=LOG_Z):
+    place = normal.bijection(coordinates_of(log_density, found))
+
+    def weigh(points):
+        def one(x):
+            y, log_determinant = place.inverse(x)
+            return log_density(x) + log_determinant - mixtures.log_density(found.prior, y)
+
+        return jax.vmap(one)(points)
+
+    return search.uncovered(weigh, log_z, known)
+
+
+def both_modes():
+    scales = jnp.array([1.0, 0.3])[:, None, None] * jnp.eye(3)[None]
+    log_masses = jnp.log(jnp.array([0.75, 0.25])) + LOG_Z
+    return Modes(jnp.asarray([LEFT, RIGHT], jnp.float32), scales, log_masses, np.array([2, 2]), 0)
+
+
+def test_a_normal_target():
+    found = search.search(jax.random.key(0), one_mode, WIDE)
+    assert found.finding == "one mode, with a normal fit"
+    assert (found.few, found.fitted, found.several_modes) == ((), True, False)
+    assert found.ess > 0.9
+    np.testing.assert_allclose(found.coordinates.mean, MEAN, atol=1e-3)
+    np.testing.assert_allclose(found.coordinates.scale, np.diag(DEVIATIONS), atol=1e-3)
+    np.testing.assert_allclose(found.modes.log_masses, [LOG_Z], atol=1e-3)
+    _, ratio = drawn(one_mode, found)
+    requires_z(ratio)
+    # The effective sample size of 4096 draws, against that of others.
+    terms = ratio / ratio.mean()
+    error = np.std(2 * terms - terms**2) * np.sqrt(1 / 4096 + 1 / COUNT)
+    assert abs(found.ess - 1 / np.mean(terms**2)) < 6 * error
+    # A tenth of the draws at most is lost to the wide distribution.
+    assert ratio.max() < 1 / 0.9 * 1.1
+
+
+def test_a_start_that_is_the_target_is_a_fit():
+    start = Normal(jnp.asarray(MEAN, jnp.float32), jnp.asarray(DEVIATIONS, jnp.float32))
+    found = search.search(jax.random.key(1), one_mode, start)
+    assert (found.few, found.fitted, found.several_modes) == ((), True, False)
+    assert found.finding == "one mode, with a normal fit"
+    assert found.ess > 0.95
+    np.testing.assert_allclose(found.coordinates.mean, MEAN, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_funnel():
+    found = search.search(jax.random.key(0), a_funnel, normal.standard(3))
+    assert (found.few, found.fitted, found.several_modes) == ((0,), True, False)
+    assert found.finding == "one mode, nearly normal given coordinate 0"
+    assert found.ess > 0.8
+    x, ratio = drawn(a_funnel, found)
+    requires_z(ratio)
+    assert np.mean(ratio) ** 2 / np.mean(ratio**2) > 0.8
+    # The neck and the mouth have their share, a fortieth each beyond two standard deviations.
+    for beyond in (x[:, 0] < -6, x[:, 0] > 6):
+        terms = ratio * beyond
+        assert abs(terms.mean() - 0.02275) < 6 * terms.std() / np.sqrt(COUNT)
+    assert search.extend(jax.random.key(1), a_funnel, found, jnp.zeros((20, 3))) is found
+
+
+@pytest.mark.slow
+def test_two_modes_of_which_the_smaller_is_narrower():
+    found = search.search(jax.random.key(0), two_modes, WIDE)
+    assert found.finding == "2 modes"
+    assert (found.few, found.fitted, found.several_modes) == ((), True, True)
+    np.testing.assert_allclose(found.modes.points, [LEFT, RIGHT], atol=1e-3)
+    assert found.ess > 0.8
+    x, ratio = drawn(two_modes, found)
+    requires_z(ratio)
+    smaller = ratio * (x[:, 0] > 1.5)
+    # The rest of the larger one lies beyond 4.5 standard deviations.
+    assert abs(smaller.mean() - 0.25) < 6 * smaller.std() / np.sqrt(COUNT)
+    assert np.mean(x[:, 0] > 1.5) > 0.1
+    assert missed(two_modes, found, both_modes()).tolist() == [0, 0]
+
+
+def test_known_modes_are_covered_and_points_that_are_missed():
+    # The start does not reach the mode to the right.
+    start = Normal(jnp.asarray(LEFT, jnp.float32), jnp.array(0.5))
+    found = search.search(jax.random.key(0), two_modes, start)
+    assert (len(found.modes.points), found.several_modes) == (1, False)
+    left = missed(two_modes, found, both_modes(), LOG_Z + np.log(0.75))
+    np.testing.assert_allclose(left, [0, 0.25], atol=1e-3)
+    assert search.extend(jax.random.key(1), two_modes, found, jnp.zeros((9, 3))) is found
+
+    points = RIGHT + 0.3 * np.random.default_rng(0).normal(size=(50, 3))
+    extended = search.extend(jax.random.key(1), two_modes, found, points)
+    assert extended.finding == f"{found.finding}, and a component around tempered particles"
+    assert extended.evaluations > found.evaluations
+    assert extended.ess > 0.5
+
+    known = both_modes()
+    told = search.search(jax.random.key(0), two_modes, start, known=known._replace(evaluations=7))
+    assert (len(told.modes.points), told.several_modes) == (2, True)
+    for better in (extended, told):
+        assert missed(two_modes, better, known).tolist() == [0, 0]
+        requires_z(drawn(two_modes, better)[1])
+
+
+def test_above_dense_dimensions_only_the_mode_is_looked_at():
+    dim = search.DENSE + 1
+    start = normal.standard(dim)
+    found = search.search(jax.random.key(0), many, start)
+    assert found.finding.startswith(f"a normal fit at the mode; above {search.DENSE} dimensions")
+    assert (found.few, found.fitted, found.several_modes) == ((), True, False)
+    assert found.modes.counts.tolist() == [1]
+    np.testing.assert_allclose(found.coordinates.mean, np.ones(dim), atol=1e-4)
+    np.testing.assert_allclose(found.coordinates.scale, 0.5 * np.eye(dim), atol=1e-4)
+    assert found.prior.means.shape == (1, dim)
+    assert found.ess > 0.999
+    exact = LOG_Z + dim / 2 * np.log(np.pi / 2)
+    assert float(found.modes.log_masses[0]) == pytest.approx(exact, rel=1e-5)
+    assert search.extend(jax.random.key(1), many, found, jnp.zeros((20, dim))) is found
+    explored = search.explore(jax.random.key(1), many, start)
+    assert (explored.points.shape, explored.settled) == ((0, dim), None)
+    assert explored.modes.counts.tolist() == [1]
+    assert explored.evaluations == explored.modes.evaluations
+
+
+@pytest.mark.slow
+def test_a_density_without_a_mode(monkeypatch):
+    # It has no integral either, so tempering ends only with its stages.
+    monkeypatch.setattr(smc, "temper", partial(smc.temper, max_stages=5))
+    found = search.search(jax.random.key(0), slope, normal.standard(1))
+    assert found.modes.points.shape == (0, 1)
+    assert (found.few, found.several_modes) == ((), False)
+    assert found.ess < 0.1
+    assert all(np.isfinite(leaf).all() for leaf in (*found.coordinates, *found.prior[:3]))
+
+
+def test_explore_settles_for_a_normal_target():
+    explored = search.explore(jax.random.key(1), one_mode, WIDE)
+    assert explored.settled is True
+    assert explored.points.shape == (search.EXPLORERS, 3)
+    assert np.all(np.abs(np.mean(explored.points, axis=0) - MEAN) < 6 * DEVIATIONS / np.sqrt(search.EXPLORERS))
+    np.testing.assert_allclose(explored.modes.points, MEAN[None], atol=1e-3)
+    assert explored.evaluations > explored.modes.evaluations
+
+
+def test_uncovered_is_the_share_of_modes_on_either_side():
+    known = both_modes()
+    place = {"left": (LEFT, 1.0, 0.75), "right": (RIGHT, 0.3, 0.25)}
+    for name, exact in {"left": [0, 0.25], "right": [0.75, 0]}.items():
+        mean, scale, share = place[name]
+        one = Normal(jnp.asarray(mean, jnp.float32), jnp.array(scale))
+
+        def weigh(points, one=one):
+            return jax.vmap(lambda x: two_modes(x) - normal.log_density(one, x))(points)
+
+        np.testing.assert_allclose(search.uncovered(weigh, LOG_Z + np.log(share), known), exact, atol=1e-3)
+
+
+def test_a_mode_is_missed_where_weights_are_far_above_z():
+    known = both_modes()
+    for excess, missing in {-np.inf: False, 0.0: False, 4.9: False, 5.1: True, np.inf: True, np.nan: True}.items():
+        shares = search.uncovered(lambda points, excess=excess: jnp.full(len(points), LOG_Z + excess), LOG_Z, known)
+        # Both modes are missed or none: what the sampler knows of is then the half of all.
+        np.testing.assert_allclose(shares, [0.375, 0.125] if missing else [0, 0], rtol=1e-5)
+    none = known._replace(points=jnp.zeros((0, 3)))
+    assert search.uncovered(lambda points: points[:, 0], LOG_Z, none).shape == (0,)
