@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from dds import (
+    adaptation,
     conditional,
     coordinates,
     estimators,
@@ -20,6 +21,8 @@ from dds import (
     recipes,
     references,
     results,
+    sampling,
+    saving,
     schedules,
     search,
     smc,
@@ -28,11 +31,14 @@ from dds import (
     training,
     types,
 )
-from dds.results import Result, draw, load, resample, sample, save
+from dds.results import Result, draw, resample
+from dds.sampling import sample
+from dds.saving import load, save
 from dds.targets import from_numpyro
 
 __all__ = [
     "Result",
+    "adaptation",
     "conditional",
     "coordinates",
     "draw",
@@ -56,7 +62,9 @@ __all__ = [
     "resample",
     "results",
     "sample",
+    "sampling",
     "save",
+    "saving",
     "schedules",
     "search",
     "smc",

@@ -83,6 +83,23 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "draws dim"])
 
 
 @typed
+def cost(dim: int) -> int:
+    """The evaluations of the density that a point in such coordinates costs, each with its gradient.
+
+    Args:
+        dim: The dimension.
+
+    Returns:
+        The number: two products of the Hessian with each direction for every factorisation, and the density itself.
+
+    Example:
+        >>> cost(10)
+        81
+    """
+    return 2 * (NEWTON + 1) * dim + 1
+
+
+@typed
 def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bijection:
     r"""The bijection of the top of this page: `few` coordinates come first in $y$, then the others.
 
@@ -119,35 +136,58 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
     rest = covariance[np.ix_(v_at, v_at)] - slope @ mixed.T
     first = Normal(fit.mean[u_at], jnp.linalg.cholesky(own))
     plain = jnp.linalg.cholesky(jnp.linalg.inv(rest))
+    eps = jnp.finfo(fit.mean.dtype).eps
 
     def join(u: State, v: State) -> State:
         return jnp.zeros(dim, u.dtype).at[u_at].set(u).at[v_at].set(v)
 
-    def given(u: State) -> tuple[State, Array, Scalar]:
-        """The mode, the lower Cholesky factor of the precision there, and the log-determinant of the whole map."""
+    def given(u: State) -> tuple[State, tuple[Array, Array], Scalar]:
+        """The mode, two lower factors of the precision there, and the log-determinant of the whole map."""
 
         def loss(v: State):
             return -log_density(join(u, v))
 
+        def curvature(v: State) -> tuple[Array, Array]:
+            """Lower factors `A`, `B` of the precision at a point, `A B B' A'`."""
+            hessian = jax.hessian(loss)(v)
+            # In a deep neck some directions are a million times as narrow as others, and what the entries of the
+            # Hessian say of the wide ones is lost in rounding. A first factor, with a little added to the diagonal,
+            # knows the directions; along its columns the products with the Hessian are exact.
+            rough = jnp.linalg.cholesky(hessian + 8 * eps * jnp.diag(jnp.diagonal(hessian)))
+            columns = jax.scipy.linalg.solve_triangular(rough, jnp.eye(v.size, dtype=v.dtype), lower=True)
+            products = jax.lax.map(lambda row: jax.jvp(jax.grad(loss), (v,), (row,))[1], columns)
+            fine = columns @ products.T
+            return rough, jnp.linalg.cholesky((fine + fine.T) / 2)
+
         def newton(v: State, _):
-            factor = jnp.linalg.cholesky(jax.hessian(loss)(v))
-            return v - jax.scipy.linalg.cho_solve((factor, True), jax.grad(loss)(v)), None
+            rough, fine = curvature(v)
+            slope = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
+            step = jax.scipy.linalg.cho_solve((fine, True), slope)
+            return v - jax.scipy.linalg.solve_triangular(rough, step, lower=True, trans="T"), None
 
         start = fit.mean[v_at] + slope @ (u - first.mean)
         mode, _ = jax.lax.scan(newton, start, None, length=NEWTON)
-        factor = jnp.linalg.cholesky(jax.hessian(loss)(mode))
-        usable = jnp.isfinite(mode).all() & jnp.isfinite(factor).all()
-        mode, factor = jnp.where(usable, mode, start), jnp.where(usable, factor, plain)
-        return mode, factor, normal.log_determinant(first) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+        rough, fine = curvature(mode)
+        usable = jnp.isfinite(mode).all() & jnp.isfinite(rough).all() & jnp.isfinite(fine).all()
+        mode, rough = jnp.where(usable, mode, start), jnp.where(usable, rough, plain)
+        fine = jnp.where(usable, fine, jnp.eye(start.size, dtype=start.dtype))
+        return (
+            mode,
+            (rough, fine),
+            normal.log_determinant(first) - sum(jnp.sum(jnp.log(jnp.diagonal(factor))) for factor in (rough, fine)),
+        )
 
     def forward(y: State) -> tuple[State, Scalar]:
         u = normal.reparameterise(first, y[: len(few)])
-        mode, factor, log_determinant = given(u)
-        v = mode + jax.scipy.linalg.solve_triangular(factor, y[len(few) :], lower=True, trans="T")
-        return join(u, v), log_determinant
+        mode, factors, log_determinant = given(u)
+        away = y[len(few) :]
+        for factor in reversed(factors):
+            away = jax.scipy.linalg.solve_triangular(factor, away, lower=True, trans="T")
+        return join(u, mode + away), log_determinant
 
     def inverse(x: State) -> tuple[State, Scalar]:
-        mode, factor, log_determinant = given(x[u_at])
-        return jnp.concatenate([normal.standardise(first, x[u_at]), factor.T @ (x[v_at] - mode)]), log_determinant
+        mode, (rough, fine), log_determinant = given(x[u_at])
+        away = fine.T @ (rough.T @ (x[v_at] - mode))
+        return jnp.concatenate([normal.standardise(first, x[u_at]), away]), log_determinant
 
     return Bijection(dim, forward, inverse)

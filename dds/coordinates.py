@@ -69,8 +69,8 @@ def variational(
 
     Natural-gradient steps: with $H$ and $g$ the means of the negative Hessian and of the gradient over draws, the
     precision moves from $P$ to $P + \rho G + \frac{\rho^2}{2} G P^{-1} G$, $G = H - P$, which stays positive definite,
-    and the mean by $\rho P^{-1} g$. A step that lowers the bound over its own draws is not taken, and $\rho$ shrinks;
-    in the second half $\rho$ falls like $1/i$, which averages the draws.
+    and the mean by $\rho P^{-1} g$. A step that lowers the bound over its own draws is not taken, and $\rho$ shrinks.
+    Once the bound over other draws has stopped rising, $\rho$ falls like $1/i$, which averages the draws.
 
     Args:
         key: The random key.
@@ -80,7 +80,7 @@ def variational(
         draws: The number of draws in a step, an even number, for they come in opposite pairs.
 
     Returns:
-        The fit, with a lower Cholesky factor as scale.
+        The fit, with a lower Cholesky factor as scale; the start, if nothing better was found.
 
     Raises:
         ValueError: If `iterations` is below 1, or `draws` is below 2 or odd.
@@ -194,7 +194,8 @@ def _variational(
     zero = jnp.zeros((), int)
     carry = (start, jnp.asarray(0.1, start.mean.dtype), zero, zero, zero, jnp.asarray(-jnp.inf, start.mean.dtype))
     fit, _, taken, *_ = jax.lax.while_loop(unfinished, step, carry)
-    return fit, taken
+    lost = ~(_bound(log_density, fixed, fit) >= _bound(log_density, fixed, start) - 0.1)
+    return jax.tree.map(lambda new, old: jnp.where(lost, old, new), fit, start), taken
 
 
 @typed

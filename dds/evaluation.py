@@ -26,6 +26,9 @@ It should be `RARE`; the rest allows for tempered particles that are not quite i
 MISSED_MODES = 0.005
 """The share of the target in modes that the sampler does not cover, above which nothing is to be trusted."""
 
+NAN_SHARE = 0.01
+"""The share of paths that end where the density is not a number, up to which they are taken for paths far out."""
+
 HEAVY = 0.05
 """The share of the sum of weights in the largest hundredth of them, up to which a heavy tail does not matter."""
 
@@ -64,6 +67,7 @@ class Report(NamedTuple):
         settled: Whether the points found otherwise have arrived at the target; `None` if there are none.
         where: Where the missed part lies, in words; empty if nothing is missed.
         samples: The effective number of samples, refined ones included.
+        nan_share: The share of paths that end where the density is not a number: they count as of weight zero.
     """
 
     paths: int
@@ -87,6 +91,7 @@ class Report(NamedTuple):
     settled: bool | None = None
     where: str = ""
     samples: float = math.nan
+    nan_share: float = 0.0
 
 
 class Finding(NamedTuple):
@@ -119,6 +124,7 @@ def summarise(
     missed_modes: float | None = None,
     settled: bool | None = None,
     where: str = "",
+    nan_share: float = 0.0,
 ) -> Report:
     """Computes the figures of a sampler.
 
@@ -133,6 +139,7 @@ def summarise(
         missed_modes: As in `Report`, of `dds.search.uncovered`.
         settled: As in `Report`.
         where: As in `Report`, of `differences`.
+        nan_share: As in `Report`.
 
     Returns:
         The figures. Evidence that is broken, as weights that are not numbers, makes figures that are not numbers.
@@ -181,6 +188,7 @@ def summarise(
         settled=settled,
         where=where,
         samples=samples,
+        nan_share=nan_share,
     )
 
 
@@ -291,6 +299,8 @@ def findings(report: Report) -> list[Finding]:
     found = [
         Finding("finite", float(sound), 1.0, bool(sound), "some weights are infinite or not a number, or all are zero")
     ]
+    broken = f"{report.nan_share:.1%} of the paths end where the density is not a number, and count as of weight zero"
+    found.append(Finding("nan_share", report.nan_share, NAN_SHARE, bool(report.nan_share <= NAN_SHARE), broken))
     limit = min(1 - 1 / np.log10(max(report.paths, 11)), 0.7)
     light = report.pareto_k <= limit or report.heavy_share <= HEAVY
     if report.log_z_of_bridge is None or not sound:
@@ -367,6 +377,8 @@ def verdict(report: Report) -> str:
     caveat = "without exact samples nothing here can show a mode that every path missed"
     if report.missed_mass is not None or report.missed_modes is not None:
         caveat = "a part of the target that neither the paths nor the search by other means found cannot show"
+    if report.nan_share > 0:
+        caveat += f"; {report.nan_share:.2%} of the paths end where the density is not a number, and count as zero"
     if report.settled is False:
         caveat += "; tempered particles, one of these means, did not arrive at the target, and say nothing"
     return f"{within} and {worth}, for the modes that were found; {caveat}."

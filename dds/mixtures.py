@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dds import normal
@@ -150,6 +151,95 @@ def extend(mixture: Mixture, dim: int) -> Mixture:
     means = jnp.pad(means, ((0, 0), (0, more)))
     unit = jnp.diag(jnp.where(jnp.arange(dim) < dim - more, 0, 1).astype(scales.dtype))
     return Mixture(log_shares, means, jnp.pad(scales, ((0, 0), (0, more), (0, more))) + unit[None], freedom)
+
+
+@typed
+def join(mixture: Mixture, other: Mixture, share: float) -> Mixture:
+    """Two mixtures as one, with the degrees of freedom of the first.
+
+    Args:
+        mixture: The first.
+        other: The other.
+        share: The share of the other, in (0, 1).
+
+    Returns:
+        The mixture.
+
+    Raises:
+        ValueError: If the share is not in (0, 1).
+
+    Example:
+        >>> one = of_normal(normal.standard(2))
+        >>> jnp.exp(join(one, one, 0.25).log_shares).round(4).tolist()
+        [0.75, 0.25]
+    """
+    require(0 < share < 1, "share", share, "in (0, 1)")
+    log_shares = jnp.append(mixture.log_shares + np.log1p(-share), other.log_shares + np.log(share))
+    means, scales = (jnp.concatenate(pair) for pair in zip(mixture[1:3], other[1:3], strict=True))
+    return Mixture(log_shares.astype(means.dtype), means, scales, mixture.freedom)
+
+
+@typed
+def push(coordinates: Normal, mixture: Mixture) -> Mixture:
+    """A mixture of points in some coordinates, as one of the user's points.
+
+    Args:
+        coordinates: The coordinates.
+        mixture: The mixture in them.
+
+    Returns:
+        The mixture.
+
+    Example:
+        >>> push(Normal(jnp.ones(2), jnp.array(3.0)), of_normal(normal.standard(2))).means.tolist()
+        [[1.0, 1.0]]
+    """
+    means = jax.vmap(partial(normal.reparameterise, coordinates))(mixture.means)
+    return mixture._replace(means=means, scales=normal.factor(coordinates)[None] @ mixture.scales)
+
+
+@typed
+def pull(coordinates: Normal, mixture: Mixture) -> Mixture:
+    """A mixture of the user's points in other coordinates: the inverse of `push`.
+
+    Args:
+        coordinates: The coordinates.
+        mixture: The mixture.
+
+    Returns:
+        The mixture in them.
+
+    Example:
+        >>> pull(Normal(jnp.ones(2), jnp.array(2.0)), of_normal(normal.standard(2))).scales.tolist()
+        [[[0.5, 0.0], [0.0, 0.5]]]
+    """
+    factor = normal.factor(coordinates)
+    means = jax.vmap(partial(normal.standardise, coordinates))(mixture.means)
+    scales = jax.vmap(lambda scale: jax.scipy.linalg.solve_triangular(factor, scale, lower=True))(mixture.scales)
+    return mixture._replace(means=means, scales=scales)
+
+
+@typed
+def moments(mixture: Mixture) -> Normal:
+    """The normal distribution with the mean and covariance that a mixture of normal components has.
+
+    Args:
+        mixture: The mixture; its degrees of freedom are left out of account.
+
+    Returns:
+        The distribution, with a lower Cholesky factor as scale.
+
+    Example:
+        >>> one = of_normal(normal.standard(1))
+        >>> two = join(one._replace(means=one.means - 1), one._replace(means=one.means + 1), 0.5)
+        >>> round(float(moments(two).scale[0, 0]) ** 2, 4)
+        2.0
+    """
+    shares = jnp.exp(mixture.log_shares)
+    mean = shares @ mixture.means
+    away = mixture.means - mean[None]
+    within = jnp.einsum("c,cij,ckj->ik", shares, mixture.scales, mixture.scales)
+    return Normal(mean, jnp.linalg.cholesky(within + (shares[None] * away.T) @ away))
 
 
 @typed

@@ -160,12 +160,11 @@ def merge(first: Modes, second: Modes) -> Modes:
 
 
 @typed
-def mixture(modes: Modes, most: int = 64) -> Mixture:
+def mixture(modes: Modes) -> Mixture:
     """The mixture of normal distributions around modes, in proportion to their masses.
 
     Args:
         modes: The modes, at least one.
-        most: The most components.
 
     Returns:
         The mixture.
@@ -180,9 +179,8 @@ def mixture(modes: Modes, most: int = 64) -> Mixture:
         [[1.0, 1.0]]
     """
     require(len(modes.points) >= 1, "modes", "none", "at least one")
-    points, scales, masses, *_ = modes
-    dtype = points.dtype
-    return Mixture(jax.nn.log_softmax(masses[:most]), points[:most], scales[:most], jnp.asarray(jnp.inf, dtype))
+    points, scales, log_masses, *_ = modes
+    return Mixture(jax.nn.log_softmax(log_masses), points, scales, jnp.asarray(jnp.inf, points.dtype))
 
 
 def _distinct(points, scales, log_masses, counts, evaluations: int) -> Modes:

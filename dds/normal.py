@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dds.checks import typed
-from dds.types import Bijection, KeyArray, LogDensity, Normal, Scalar, State
+from dds.types import Bijection, LogDensity, Normal, Scalar, State
 
 
 @typed
@@ -28,26 +28,6 @@ def standard(dim: int) -> Normal:
         [0.0, 0.0]
     """
     return Normal(jnp.zeros(dim), jnp.ones(()))
-
-
-@typed
-def path_noise(key: KeyArray, count: int, dim: int) -> Float[Array, "count dim"]:
-    """Standard normal noise for all steps of a path, in one draw.
-
-    Args:
-        key: The random key.
-        count: The number of steps.
-        dim: The numbers that a step needs.
-
-    Returns:
-        The noise, one row per step.
-
-    Example:
-        >>> path_noise(jax.random.key(0), 5, 2).shape
-        (5, 2)
-    """
-    # The long axis last: XLA's CPU code for the generator runs along it in vector instructions, and compiles faster.
-    return jax.random.normal(key, (dim, count)).T
 
 
 @typed

@@ -278,8 +278,8 @@ def noise_path(key: KeyArray, sampler: Sampler, x: State) -> Path:
     """
     step_rows(sampler)  # are they of the right length?
     size, dim = sampler.reference.start.mean.size, _dim(sampler)
-    noise = normal.path_noise(key, steps(sampler) + 1, size).astype(sampler.reference.start.mean.dtype)
-    *_, momentum = jnp.split(noise[-1], [dim])
+    noise = jax.random.normal(key, (steps(sampler) * dim + size - dim,), sampler.reference.start.mean.dtype)
+    noise, momentum = jnp.split(noise, [steps(sampler) * dim])
     position, determinant = normal.bijection(sampler.coordinates).inverse(jnp.asarray(x))
     end = jnp.concatenate([position, momentum])
     here, last = (jax.tree.map(lambda row, at=at: row[at], sampler.kernel.rows) for at in (slice(None, -1), -1))
@@ -294,7 +294,7 @@ def noise_path(key: KeyArray, sampler: Sampler, x: State) -> Path:
         return Visit(state, transitions), (state, increment)
 
     start = Visit(end, sampler.kernel.apply(end, last))
-    inputs = (sampler.reference.rows, here, noise[:-1, :dim])
+    inputs = (sampler.reference.rows, here, noise.reshape(dim, -1).T)
     _, (states, increments) = jax.lax.scan(jax.checkpoint(move, prevent_cse=False), start, inputs, reverse=True)
     states = jnp.concatenate([states, end[None]])
     return _path(sampler, sampler.prior, states, increments, jnp.asarray(x), determinant)

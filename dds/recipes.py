@@ -1,6 +1,6 @@
 """Recipes: what is trained, by which loss, how long and why; and the choice of those that suit a target.
 
-A recipe is data. `ladder` gives those to be tried on a target, the cheapest first; `choose` the last of them, which is
+A recipe is data. `importance` and `ladder` give those to be tried on a target; `choose` the last of them, which is
 trained; `build` makes one of a `Plan`, which is all of a recipe but the functions, and can be saved. One of your own is
 a `Recipe` of your own functions.
 """
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from dds import conditional, estimators, families, losses, networks, normal, schedules, smc
-from dds import search as looking
+from dds import conditional, estimators, families, losses, mixtures, networks, normal, schedules, smc
 from dds.checks import require, typed
+from dds.search import DENSE, Found, search
 from dds.types import Family, KeyArray, Loss, Mixture, Normal, Target
 
 
@@ -120,11 +120,33 @@ POINTS = 10_000
 
 
 @typed
-def ladder(key: KeyArray, target: Target, found: looking.Found) -> Iterator[Recipe]:
-    """The recipes for a target, the cheapest first: to be tried until one is good enough.
+def importance(target: Target, found: Found) -> Recipe:
+    """Importance sampling from the distribution that a search found: nothing to train.
 
-    Importance sampling from the distribution that was found; the untrained sampler that follows the score, where it has
-    a head start; and what `choose` makes of the target, which is trained.
+    Args:
+        target: The target.
+        found: What `dds.search.search` found.
+
+    Returns:
+        The recipe. The evaluations of the search are not among its own.
+
+    Example:
+        >>> from dds import targets
+        >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
+        >>> found = search(jax.random.key(0), target.log_density, starting_point(target))
+        >>> importance(target, found).updates
+        0
+    """
+    plan = Plan("importance", f"{found.finding}; nothing to train", NO_STEPS, found.coordinates)
+    return build(plan._replace(prior=found.prior, few=found.few), target)
+
+
+@typed
+def ladder(key: KeyArray, target: Target, found: Found) -> Iterator[Recipe]:
+    """What to try where importance sampling does not do, the cheapest first.
+
+    The untrained sampler that follows the score, where it has a head start; and what `choose` makes of the target,
+    which is trained.
 
     Args:
         key: The random key.
@@ -132,24 +154,21 @@ def ladder(key: KeyArray, target: Target, found: looking.Found) -> Iterator[Reci
         found: What `dds.search.search` found.
 
     Yields:
-        The recipes. What comes later is made when it is asked for.
+        The recipes.
 
     Example:
         >>> from dds import targets
         >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
-        >>> found = looking.search(jax.random.key(0), target.log_density, starting_point(target))
-        >>> next(ladder(jax.random.key(1), target, found)).plan.kind
-        'importance'
+        >>> found = search(jax.random.key(0), target.log_density, starting_point(target))
+        >>> [recipe.updates for recipe in ladder(jax.random.key(1), target, found)]
+        [0, 500]
     """
-    if found.ess > 0:
-        plan = Plan("importance", f"{found.finding}; nothing to train", NO_STEPS, found.coordinates)
-        plan = plan._replace(prior=found.prior, few=found.few, evaluations=found.evaluations)
-        yield build(plan, target)
     last = choose(key, target, found=found)
     assert last.plan is not None
     if last.plan.kind == "gates":
         why = last.why.replace("gates on the score are enough", "nothing is trained")
         yield build(last.plan._replace(numbers=last.plan.numbers._replace(updates=0), why=why), target)
+        last = last._replace(evaluations=(0, last.evaluations[1]))  # the choice is counted already
     yield last
 
 
@@ -158,7 +177,7 @@ def choose(
     key: KeyArray,
     target: Target,
     *,
-    found: looking.Found | None = None,
+    found: Found | None = None,
     kernel: Literal["learned", "dds"] = "learned",
     loss: Literal["reverse", "forward"] | None = None,
     whiten: bool = True,
@@ -175,7 +194,7 @@ def choose(
     Args:
         key: The random key.
         target: The target.
-        found: What `dds.search.search` found; by default it looks itself.
+        found: What `dds.search.search` found; by default it looks itself, and that is among the evaluations.
         kernel: What is learned: everything (`dds.families.learned`), or the control alone as published.
         loss: The loss; by default the one that fits.
         whiten: Whether to run in the coordinates that were found.
@@ -203,14 +222,19 @@ def choose(
         plan = Plan("dds", "the control alone is learned, as published", DEFAULTS["dds"]._replace(**given), start)
         return build(plan._replace(score_clip=score_clip, stop_score=stop_score), target)
 
-    place, finding, evaluations, scattered = start, "the coordinates are the user's", 0, False
+    place, cover, finding, evaluations, scattered = start, start, "the coordinates are the user's", 0, False
     if whiten:
-        found = looking.search(search_key, target.log_density, start) if found is None else found
-        place, evaluations, scattered = found.coordinates, found.evaluations, found.several_modes or not found.fitted
+        if found is None:
+            found = search(search_key, target.log_density, start)
+            evaluations = found.evaluations
+        place, scattered = found.coordinates, found.several_modes or not found.fitted
         finding = "one mode, with a neck" if found.few else found.finding
+        cover = place
+        if scattered and found.ess > 0:
+            cover = mixtures.join(mixtures.push(place, found.prior), mixtures.of_normal(start), 0.5)
+        elif scattered:  # there are more modes than those that were found
+            cover = start
     if loss == "forward" or (loss is None and scattered):
-        listed = found is not None and found.ess > 0
-        cover = place if not scattered else _wide(start, found.prior, place) if found and listed else start
         points, _, _, cost, _ = smc.temper(points_key, target.log_density, cover, POINTS, ess_threshold=0.98)
         if scattered:
             place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
@@ -221,7 +245,7 @@ def choose(
     if "width" in given:
         kind = "network" if given["width"] else "gates"
         reason = "the width was given"
-    elif target.dim > looking.DENSE:
+    elif target.dim > DENSE:
         kind, reason = "gates in many dimensions", "in many dimensions gates on the score are trained, few times"
     else:
         pilot = build(Plan("gates", "", DEFAULTS["gates"], place), target)
@@ -231,22 +255,6 @@ def choose(
             kind, reason = "gates", f"1000 untrained paths are worth {1000 * ess:.0f}: gates on the score are enough"
     why = f"{finding}; {reason}"
     return build(Plan(kind, why, DEFAULTS[kind]._replace(**given), place, None, evaluations), target)
-
-
-def _wide(start: Normal, prior: Mixture, place: Normal) -> Mixture:
-    """Half the start, half the modes that were found."""
-    inside = prior._replace(
-        means=jax.vmap(lambda y: normal.reparameterise(place, y))(prior.means),
-        scales=jax.vmap(lambda scale: place.scale @ scale)(prior.scales),
-    )
-    log_shares = jnp.append(inside.log_shares - jnp.log(2.0), -jnp.log(2.0)).astype(place.mean.dtype)
-    means, scales = ((inside.means, start.mean), (inside.scales, normal.factor(start)))
-    return Mixture(
-        log_shares,
-        jnp.concatenate([means[0], means[1][None]]),
-        jnp.concatenate([scales[0], scales[1][None]]),
-        inside.freedom,
-    )
 
 
 @typed

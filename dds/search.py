@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import conditional, coordinates, estimators, mixtures, modes, normal, smc
+from dds import adaptation, conditional, coordinates, estimators, mixtures, modes, normal, smc
 from dds.checks import typed
 from dds.compiling import noise, once
 from dds.modes import Modes
-from dds.types import Bijection, KeyArray, LogDensity, Mixture, Normal
+from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal
 
 DENSE = 128
 """The dimension up to which many climbs are made, Hessians averaged, and particles tempered."""
@@ -27,13 +27,13 @@ CURVED = 64
 """The dimension up to which third derivatives are looked at."""
 
 RELEVANT = 12.0
-"""A mode whose log mass is farther than this below the largest is left out."""
+"""A mode whose log mass is farther than this below the rest is left out."""
+
+NARROWER = (1.0, 0.3, 0.1)
+"""The multiples of the scale of the start, from the best of which, or from the best mode, the normal fit starts."""
 
 APART = 5.0
-"""A mode at which the density is this much higher, in nats, than a fit says, is another mode than that of the fit."""
-
-DRAWS = 4096
-"""The draws of a round in which a prior is adapted."""
+"""A mode at which the density is this much higher, in nats, than a sampler says, is one that it does not cover."""
 
 LISTED = 0.1
 """The share of climbs to new modes above which it is not tried to list them."""
@@ -41,20 +41,23 @@ LISTED = 0.1
 COMPONENTS = 512
 """The most modes at which a sampler is checked, and the most components of a mixture: fewer above 16 dimensions."""
 
-ADAPTED = 64
-"""The most components of a mixture that is adapted."""
+BRANCHES = 4
+"""The most modes with which it is asked whether they are but the neck of one."""
+
+DRAWS = 4096
+"""The draws of a round in which a prior is adapted."""
 
 CHEAP = 2**18
 """The most evaluations of the density that draws of a sampler may cost without further ado."""
 
-BRANCHES = 4
-"""The most modes with which it is asked whether they are but the neck of one."""
-
-FLAT = 5
-"""The dimension up to which a tenth of the draws come from a wide distribution."""
-
 GOOD = 0.5
 """The effective sample size in the coordinates of a neck with which the search ends."""
+
+POOR = 0.1
+"""The effective sample size below which importance sampling is not relied on, however many draws there are."""
+
+USELESS = 0.02
+"""The effective sample size below which particles are tempered, for a mixture to be adapted to them."""
 
 EXPLORERS = 400
 """The number of tempered particles that are asked what a sampler missed."""
@@ -109,11 +112,11 @@ def search(
     """Looks for modes, for a normal fit and for a neck, and adapts a distribution to draw from.
 
     Climbs from many starts find modes, the more the cheaper the density is. The normal fit is the closest to the target
-    (`dds.coordinates.variational`), from the best of them or from the start, whichever has the larger bound. Modes that
-    the fit does not cover become components of a mixture, with the masses that Laplace's approximation gives them.
-    Where that is not good, and there is a neck (`dds.conditional`), the search goes on in its coordinates. The mixture
-    is adapted to the target in a few rounds of importance sampling, tails included. If nothing is good, particles are
-    tempered, and the mixture adapted to them.
+    (`dds.coordinates.variational`), from the best of them or from the start, perhaps narrower, whichever has the
+    largest bound. Modes that the fit does not cover become components of a mixture, with the masses that Laplace's
+    approximation gives them. Where that is not good, and there is a neck (`dds.conditional`), the search goes on in its
+    coordinates. The mixture is adapted to the target in a few rounds of importance sampling (`dds.adaptation`), tails
+    included. If nothing is good, particles are tempered, and the mixture adapted to them.
 
     Args:
         key: The random key.
@@ -135,45 +138,44 @@ def search(
         >>> found.finding, found.ess > 0.9
         ('one mode, with a normal fit', True)
     """
-    modes_key, fit_key, first_key, adapt_key, neck_key, particles_key, last_key = jax.random.split(key, 7)
+    modes_key, fit_key, first_key, adapt_key, neck_key, particles_key = jax.random.split(key, 6)
     dim, dense = start.mean.size, start.mean.size <= DENSE
     found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start) if dense else 1)
     if known is not None:
         found = modes.merge(found, known)
     fit, bound, spent, fitted = _fit(fit_key, log_density, start, found, dense)
-    evaluations = found.evaluations + spent
-    mixture, several = _mixture(log_density, fit, bound, found)
+    # Tails a little heavier than normal ones cost next to nothing in few dimensions, and bound the weights.
+    plain = mixtures.of_normal(normal.standard(dim), mixtures.FREEDOM if dense else jnp.inf)
+    finding = "one mode, with a normal fit" if len(found.points) else "a normal fit, but no mode"
+    one = Found(fit, plain, (), 0.0, fitted, found, False, finding, found.evaluations + spent)
+    if not fitted:
+        one = one._replace(finding="no normal fit")
     if not dense:
-        prior = mixtures.of_normal(Normal(jnp.zeros(dim, fit.mean.dtype), jnp.ones((), fit.mean.dtype)))
-        ess = _round(log_density, normal.bijection(fit), 1024)(first_key, prior)[2]
         finding = f"a normal fit at the mode; above {DENSE} dimensions other modes are not looked for"
-        return Found(fit, prior, (), float(ess), fitted, found, False, finding, evaluations + 1024)
+        return _tried(one._replace(finding=finding), adaptation.rounds(log_density, fit, 1024)(first_key, plain))
 
-    place = _moments(mixture) if several else fit
-    inside, wide = _pull(place, mixture), _pull(place, mixtures.of_normal(start))
-    if dim <= FLAT:
-        inside = _joined(inside, wide, 0.1)
-    if several and found.unseen > LISTED:
-        finding = f"{len(found.points)} modes, and {found.unseen:.0%} of climbs find new ones: too many to list"
-        return Found(place, inside, (), 0.0, fitted, found, True, finding, evaluations)
-    draw = _round(log_density, normal.bijection(place), DRAWS)
-    _, log_w, ess = draw(first_key, inside)
-    count = len(mixture.means)
-    finding = f"{count} modes" if several else "one mode, with a normal fit" if fitted else "no normal fit"
-    best = Found(place, inside, (), float(ess), fitted, found, several, finding, evaluations + DRAWS)
-    if _suffices(log_w, precision):
-        return best
-    if fitted and 2 <= dim <= CURVED and count <= BRANCHES:
-        best = _with_neck(neck_key, log_density, fit, best)
-        if best.few and best.ess > GOOD:
-            return best
-    prior, ess, rounds = _adapt(adapt_key, draw, inside, dim, wide)
-    best = best._replace(evaluations=best.evaluations + rounds * DRAWS)
-    if ess > best.ess:
-        best = best._replace(prior=prior, few=(), ess=ess, finding=finding)
-    if best.ess < 0.02:
-        best = _with_particles(particles_key, last_key, log_density, start, best)
-    return best
+    one = _with_others(log_density, bound, one)
+    if one.several_modes and found.unseen > LISTED:
+        new = f"{found.unseen:.0%} of climbs find new ones"
+        return one._replace(finding=f"{len(found.points)} modes, and {new}: too many to list")
+    wide = mixtures.pull(one.coordinates, mixtures.of_normal(start))
+    branches = len(one.prior.means)
+    if dim <= adaptation.FLAT:
+        one = one._replace(prior=mixtures.join(one.prior, wide, 0.1))
+    draw = adaptation.rounds(log_density, one.coordinates, DRAWS)
+    first = draw(first_key, one.prior)
+    one = _tried(one, first)
+    if _suffices(first.log_weights, precision):
+        return one
+    neck = None
+    if fitted and 2 <= dim <= CURVED and branches <= BRANCHES:
+        neck = _with_neck(neck_key, log_density, fit, one)
+        one = one._replace(evaluations=neck.evaluations)
+        if neck.few and neck.ess > GOOD:
+            return neck
+    one = _adapted(one, adaptation.adapt(adapt_key, draw, one.prior, wide=wide), one.finding)
+    best = one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
+    return best if best.ess >= USELESS else _with_particles(particles_key, log_density, start, best)
 
 
 @typed
@@ -199,19 +201,15 @@ def extend(
         >>> extend(jax.random.key(2), mixture.log_density, narrow, points).finding.endswith("tempered particles")
         True
     """
-    dim, place = found.coordinates.mean.size, found.coordinates
-    if found.few or dim > DENSE or len(points) < 10:
+    place = found.coordinates
+    if found.few or len(place.mean) > DENSE or len(points) < 10:
         return found
-    inside = jax.vmap(partial(normal.standardise, place))(jnp.asarray(points))
-    spread = jnp.diag(jnp.std(inside, axis=0) + 1e-3)
-    other = mixtures.of_normal(Normal(jnp.mean(inside, axis=0), spread), mixtures.FREEDOM)
-    mixture = _joined(found.prior, other, 0.5)
-    prior, ess, rounds = _adapt(key, _round(log_density, normal.bijection(place), DRAWS), mixture, dim)
-    evaluations = found.evaluations + rounds * DRAWS
-    if ess < 0.02:
-        return found._replace(evaluations=evaluations)
+    around = Normal(jnp.mean(jnp.asarray(points), axis=0), jnp.std(jnp.asarray(points), axis=0) + 1e-6)
+    mixture = mixtures.join(found.prior, mixtures.pull(place, mixtures.of_normal(around)), 0.5)
+    adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), mixture)
     finding = f"{found.finding}, and a component around tempered particles"
-    return found._replace(prior=prior, ess=ess, finding=finding, evaluations=evaluations)
+    # The effective sample size of before is that of a part of the target: it is not to be compared with.
+    return _adapted(found._replace(ess=USELESS), adapted, finding, otherwise=found)
 
 
 @typed
@@ -290,7 +288,7 @@ def _around(points: Array, scales: Array) -> Array:
 def _fit(
     key: KeyArray, log_density: LogDensity, start: Normal, found: Modes, dense: bool
 ) -> tuple[Normal, float, int, bool]:
-    """The normal fit, its bound, the evaluations it took, and whether it is better than the start."""
+    """The normal fit, its bound, the evaluations it took, and whether there is one."""
     fit_key, bound_key = jax.random.split(key)
     fixed = noise(bound_key, (256, start.mean.size), start.mean.dtype)
 
@@ -299,224 +297,112 @@ def _fit(
         return value if np.isfinite(value) else -np.inf
 
     start = start._replace(scale=normal.factor(start)) if dense else start
-    places = [start] + [Normal(found.points[i], found.scales[i]) for i in range(min(1, len(found.points)))]
-    bounds = [bound(place) for place in places]
-    at, evaluations = int(np.argmax(bounds)), 256 * len(places)
-    place, value = places[at], bounds[at]
+    places = [Normal(*mode) for mode in zip(found.points[:1], found.scales[:1], strict=True)]
+    # From where the density is steep a step of the fit can lead far astray: a narrower start is tried as well.
+    places += [start._replace(scale=width * start.scale) for width in NARROWER]
+    at = int(np.argmax([bound(place) for place in places]))
+    fit, evaluations = places[at], 256 * (len(places) + 1)
     if dense:
-        better, taken = coordinates.fit_from(fit_key, log_density, place)
-        evaluations += taken * 64 * (start.mean.size + 3) + 256
-        if (after := bound(better)) > value - 0.1:
-            place, value = better, after
-    return place, value, evaluations, value > bounds[0] + 0.1 or (at == 0 and abs(value - bounds[0]) <= 0.1)
+        fit, taken = coordinates.fit_from(fit_key, log_density, fit)
+        evaluations += taken * 64 * (start.mean.size + 3)
+    value = bound(fit)
+    # A start that is the target is a fit, too: of a mode that it has found.
+    before = bound(start)
+    if value > before + 0.1 or (len(found.points) and abs(value - before) <= 0.1):
+        return fit, value, evaluations, True
+    return start, before, evaluations, False
 
 
-def _mixture(log_density: LogDensity, fit: Normal, bound: float, found: Modes) -> tuple[Mixture, bool]:
-    """The fit, and the modes that it does not cover; in the user's coordinates."""
-    # Tails a little heavier than normal ones cost nearly nothing, and bound the weights.
-    alone = mixtures.of_normal(fit if fit.mean.size <= DENSE else normal.standard(1), mixtures.FREEDOM)
-    if fit.mean.size > DENSE or not len(found.points):
-        return alone, False
+def _tried(found: Found, drawn: adaptation.Round) -> Found:
+    """What was found, after a round of draws from its prior."""
+    return found._replace(ess=drawn.ess, evaluations=found.evaluations + len(drawn.log_weights))
+
+
+def _adapted(found: Found, adapted: adaptation.Adapted, finding: str, otherwise: Found | None = None) -> Found:
+    """What was found, with an adapted prior if that is better."""
+    spent = found.evaluations + adapted.rounds * DRAWS
+    if adapted.ess <= found.ess:
+        return (otherwise or found)._replace(evaluations=spent)
+    return found._replace(prior=adapted.mixture, ess=adapted.ess, finding=finding, evaluations=spent)
+
+
+def _with_others(log_density: LogDensity, bound: float, found: Found) -> Found:
+    """With the modes that the fit does not cover, in coordinates of all of them."""
+    if not len(found.modes.points):
+        return found
+    fit = found.coordinates
 
     @once
     def weigh(points: Array) -> Array:
         return jax.vmap(lambda x: log_density(x) - normal.log_density(fit, x))(points)
 
-    shares = uncovered(weigh, bound, found)
-    others = np.flatnonzero(shares > np.exp(-RELEVANT))
-    if not others.size:
-        return alone, False
-    log_masses = jnp.append(found.log_masses[others], jnp.asarray(bound, fit.mean.dtype))
-    return Mixture(
-        jax.nn.log_softmax(log_masses),
-        jnp.concatenate([found.points[others], fit.mean[None]]),
-        jnp.concatenate([found.scales[others], normal.factor(fit)[None]]),
-        alone.freedom,
-    ), True
+    chosen = np.flatnonzero(uncovered(weigh, bound, found.modes) > np.exp(-RELEVANT))
+    if not chosen.size:
+        return found
+    points, scales, log_masses, counts, evaluations = found.modes
+    others = Modes(points[chosen], scales[chosen], log_masses[chosen], counts[chosen], evaluations)
+    share = float(jnp.clip(jax.nn.sigmoid(bound - jax.nn.logsumexp(others.log_masses)), 1e-6, 1 - 1e-6))
+    mixture = mixtures.join(modes.mixture(others), mixtures.of_normal(fit), share)
+    place = mixtures.moments(mixture)
+    prior = mixtures.pull(place, mixture._replace(freedom=found.prior.freedom))
+    return found._replace(coordinates=place, prior=prior, several_modes=True, finding=f"{len(mixture.means)} modes")
 
 
-@once
-def _moments(mixture: Mixture) -> Normal:
-    """The normal distribution with mean and covariance of a mixture of normal ones."""
-    shares = jnp.exp(mixture.log_shares)
-    mean = shares @ mixture.means
-    away = mixture.means - mean[None]
-    within = jnp.einsum("c,cij,ckj->ik", shares, mixture.scales, mixture.scales)
-    return Normal(mean, jnp.linalg.cholesky(within + (shares[None] * away.T) @ away))
-
-
-@once
-def _pull(place: Normal, mixture: Mixture) -> Mixture:
-    """A mixture in the coordinates of a normal fit."""
-
-    def solve(scale: Array) -> Array:
-        return jax.scipy.linalg.solve_triangular(place.scale, scale, lower=True)
-
-    means = jax.vmap(partial(normal.standardise, place))(mixture.means)
-    return mixture._replace(means=means, scales=jax.vmap(solve)(mixture.scales))
-
-
-def _round(log_density: LogDensity, place: Bijection, draws: int) -> Callable:
-    """Draws from a mixture in some coordinates, their log weights, and the effective sample size."""
-
-    @once
-    def draw(key: KeyArray, mixture: Mixture):
-        prior = mixtures.extend(mixture, place.dim)
-        drawn = jax.random.normal(key, (draws, mixtures.noise_size(prior)), prior.means.dtype)
-
-        def one(e: Array):
-            y = mixtures.draw(prior, e)
-            x, log_determinant = place.forward(y)
-            log_w = log_density(x) + log_determinant - mixtures.log_density(prior, y)
-            return y, jnp.where(jnp.isnan(log_w) | jnp.isposinf(log_w), -jnp.inf, log_w)
-
-        y, log_w = jax.lax.map(one, drawn, batch_size=512)
-        return y, log_w, jnp.nan_to_num(estimators.effective_sample_size(log_w))
-
-    return draw
-
-
-def _adapt(
-    key: KeyArray, draw: Callable, mixture: Mixture, dim: int, wide: Mixture | None = None
-) -> tuple[Mixture, float, int]:
-    """Adapts a mixture of `dim` coordinates in rounds of importance sampling; the best, its ESS, and the rounds."""
-    mixture = _spread(jax.random.fold_in(key, 99), mixture, {1: 8, 2: 8, 3: 8}.get(dim, 4 if dim <= 10 else 2))
-    best, best_ess, stale, rounds = mixture, -1.0, 0 if len(mixture.means) <= ADAPTED else 1, 0
-    while rounds < 10:
-        y, log_w, ess = draw(jax.random.fold_in(key, rounds), mixture)
-        rounds += 1
-        stale = 0 if float(ess) > 1.1 * best_ess + 0.002 and len(mixture.means) <= ADAPTED else stale + 1
-        if float(ess) > best_ess:
-            best, best_ess = mixture, float(ess)
-        if stale == 2 or best_ess >= 0.9:
-            break
-        weights = _flattened(log_w, 200 + 5 * dim)
-        mixture = _defended(_improve(mixture, y[:, :dim], weights), y[:, :dim], weights, wide)
-    return best, best_ess, rounds
-
-
-@once
-def _improve(mixture: Mixture, points: Array, weights: Array) -> Mixture:
-    return mixtures.fit(mixture, points, weights, iterations=3)
-
-
-def _suffices(log_weights: Array, precision: float) -> bool:
+def _suffices(log_weights: LogWeights, precision: float) -> bool:
     """Whether importance sampling with so many draws as are cheap will do, and its weights have a light tail."""
     ess = float(estimators.effective_sample_size(log_weights))
     error = np.sqrt((1 / ess - 1) / CHEAP) if ess > 0 else np.inf
-    return ess > 0.1 and error < precision / 2 and estimators.pareto_k(log_weights) < 0.6
-
-
-@partial(once, static_argnums=2)
-def _spread(key: KeyArray, mixture: Mixture, count: int) -> Mixture:
-    """A mixture with at least so many components: the further ones lie around the first, and some are wider."""
-    more = count - len(mixture.means)
-    if more <= 0:
-        return mixture
-    away = 1.5 * jax.random.normal(key, (more, mixture.means.shape[1]), mixture.means.dtype)
-    chosen = jnp.arange(more) % len(mixture.means)
-    means = mixture.means[chosen] + jnp.einsum("cij,cj->ci", mixture.scales[chosen], away)
-    if mixture.means.shape[1] > 3:  # in many dimensions such a draw is of no use
-        means = mixture.means[chosen]
-    widths = jnp.asarray([1.5, 1, 1, 3], away.dtype)[jnp.arange(more) % 4]
-    scales = widths[:, None, None] * mixture.scales[chosen]
-    log_shares = jnp.append(mixture.log_shares + jnp.log(0.6), jnp.full(more, jnp.log(0.4 / more)))
-    return Mixture(
-        log_shares.astype(away.dtype),
-        jnp.concatenate([mixture.means, means]),
-        jnp.concatenate([mixture.scales, scales]),
-        mixture.freedom,
-    )
-
-
-def _flattened(log_weights: Array, least: int) -> Array:
-    """Normalised weights, to a power at which they are worth so many points at least."""
-    log_weights = jnp.maximum(log_weights, jnp.max(log_weights) - 1e4)
-    power = 1.0
-    while power > 0.01 and float(estimators.effective_sample_size(power * log_weights)) * log_weights.size < least:
-        power *= 0.8
-    return jax.nn.softmax(power * log_weights)
-
-
-@once
-def _defended(mixture: Mixture, points: Array, weights: Array, wide: Mixture | None) -> Mixture:
-    """In few dimensions, a mixture whose lightest component is replaced by a wide one: it bounds the weights."""
-    count, dim = mixture.means.shape
-    if dim > FLAT or count < 2:
-        return mixture
-    if wide is None:
-        mean = weights @ points
-        away = points - mean[None]
-        covariance = 6.0 * (weights[None] * away.T) @ away + 1e-6 * jnp.eye(dim, dtype=points.dtype)
-        wide = mixtures.of_normal(Normal(mean, jnp.linalg.cholesky(covariance)))
-    kept = jnp.argsort(-mixture.log_shares)[:-1]
-    log_shares = jax.nn.log_softmax(mixture.log_shares[kept])
-    return _joined(Mixture(log_shares, mixture.means[kept], mixture.scales[kept], mixture.freedom), wide, 0.1)
-
-
-def _joined(mixture: Mixture, other: Mixture, share: float) -> Mixture:
-    """Two mixtures as one, of which the other has a share."""
-    log_shares = jnp.append(mixture.log_shares + np.log1p(-share), other.log_shares + np.log(share))
-    means, scales = (jnp.concatenate(pair) for pair in zip(mixture[1:3], other[1:3], strict=True))
-    return Mixture(log_shares.astype(means.dtype), means, scales, mixture.freedom)
+    return ess > POOR and error < precision / 2 and estimators.pareto_k(log_weights) < 0.6
 
 
 def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found) -> Found:
     """In the coordinates of a neck, if there is one and they are better."""
-    noise_key, adapt_key = jax.random.split(key)
+    noise_key, adapt_key, check_key = jax.random.split(key, 3)
     dim = fit.mean.size
     few = conditional.neck(log_density, fit, noise(noise_key, (16, dim), fit.mean.dtype))
     evaluations = found.evaluations + 16 * dim**2
     if not few:
         return found._replace(evaluations=evaluations)
-    draw = _round(log_density, conditional.bijection(log_density, fit, few), DRAWS)
+    place = conditional.bijection(log_density, fit, few)
+    draw = adaptation.rounds(log_density, place, DRAWS)
     own = Normal(jnp.zeros(len(few), fit.mean.dtype), jnp.ones((), fit.mean.dtype))
-    prior, ess, rounds = _adapt(adapt_key, draw, mixtures.of_normal(own), len(few))
-    evaluations += rounds * DRAWS * ((conditional.NEWTON + 1) * dim + 1)
-    prior, place = mixtures.extend(prior, dim), conditional.bijection(log_density, fit, few)
+    mixture, ess, rounds = adaptation.adapt(adapt_key, draw, mixtures.of_normal(own))
+    evaluations += rounds * DRAWS * conditional.cost(dim)
+    prior, missed = mixtures.extend(mixture, dim), 0.0
+    if found.several_modes:  # what looks like a second mode is often the neck itself
 
-    @once
-    def weigh(points: Array) -> Array:
-        def one(x: Array) -> Array:
-            y, log_determinant = place.inverse(x)
-            return log_density(x) + log_determinant - mixtures.log_density(prior, y)
+        @once
+        def weigh(points: Array) -> Array:
+            def one(x: Array) -> Array:
+                y, log_determinant = place.inverse(x)
+                return log_density(x) + log_determinant - mixtures.log_density(prior, y)
 
-        return jax.lax.map(one, points, batch_size=64)
+            return jax.lax.map(one, points, batch_size=64)
 
-    # What looks like a second mode is often the neck itself; if not, these coordinates do not cover it.
-    log_z = float(estimators.log_z(draw(adapt_key, prior)[1]).value) if found.several_modes else 0.0
-    missed = uncovered(weigh, log_z, found.modes).sum() if found.several_modes else 0.0
+        log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
+        missed = float(uncovered(weigh, float(log_z), found.modes).sum())
     if ess < 1.2 * found.ess or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
-    names = f"coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
-    finding = f"one mode, nearly normal given {names}"
-    changes = {"coordinates": fit, "prior": prior, "few": few, "ess": ess, "several_modes": False}
-    return found._replace(**changes, finding=finding, evaluations=evaluations)
+    finding = f"one mode, nearly normal given coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
+    return Found(fit, prior, few, ess, True, found.modes, False, finding, evaluations)
 
 
-def _with_particles(key: KeyArray, adapt_key: KeyArray, log_density: LogDensity, start: Normal, found: Found) -> Found:
+def _with_particles(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) -> Found:
     """A mixture adapted to tempered particles, if it is better."""
-    particles = smc.temper(key, log_density, start, 1000)
-    points, dim = particles.points, start.mean.size
-    evaluations = found.evaluations + particles.evaluations
+    temper_key, adapt_key = jax.random.split(key)
+    particles = smc.temper(temper_key, log_density, start, 1000, settling=8)
+    found = found._replace(evaluations=found.evaluations + particles.evaluations)
+    if not particles.settled:  # as of a density without an integral, which they follow to infinity
+        return found
     try:
-        place = coordinates.moments(points)
+        place = coordinates.moments(particles.points)
     except ValueError:  # they lie in a plane, or there are too few of them
-        return found._replace(evaluations=evaluations)
-    inside = jax.vmap(partial(normal.standardise, place))(points)
-    chosen = inside[:8]
-    mixture = Mixture(
-        jnp.full(8, -jnp.log(8.0), points.dtype),
-        chosen,
-        jnp.broadcast_to(0.5 * jnp.eye(dim, dtype=points.dtype), (8, dim, dim)),
-        jnp.asarray(jnp.inf, points.dtype),
-    )
-    mixture = mixtures.fit(mixture, inside, jnp.full(len(points), 1 / len(points), points.dtype), iterations=20)
-    prior, ess, rounds = _adapt(adapt_key, _round(log_density, normal.bijection(place), DRAWS), mixture, dim)
-    evaluations += rounds * DRAWS
-    if ess < 1.2 * found.ess:
-        return found._replace(evaluations=evaluations)
-    finding = f"{found.finding}; tempered particles, with a mixture"
-    return found._replace(
-        coordinates=place, prior=prior, ess=ess, fitted=True, finding=finding, evaluations=evaluations
-    )
+        return found
+    inside = jax.vmap(partial(normal.standardise, place))(particles.points)
+    dim, dtype = start.mean.size, inside.dtype
+    scales = jnp.broadcast_to(0.5 * jnp.eye(dim, dtype=dtype), (8, dim, dim))
+    mixture = Mixture(jnp.full(8, -jnp.log(8.0), dtype), inside[:8], scales, jnp.asarray(jnp.inf, dtype))
+    mixture = mixtures.fit(mixture, inside, jnp.full(len(inside), 1 / len(inside), dtype), iterations=20)
+    adapted = adaptation.adapt(adapt_key, adaptation.rounds(log_density, place, DRAWS), mixture)
+    better = found._replace(coordinates=place, few=(), fitted=True, ess=1.2 * found.ess)
+    return _adapted(better, adapted, f"{found.finding}; tempered particles, with a mixture", otherwise=found)

@@ -49,7 +49,7 @@ Where it falls short:
 
 - `many_well` has 65,536 modes, too many to list, so a network is trained on tempered particles. Its standard error is
   above the goal of 0.01, and from exact samples the effective sample size is small: the verdict of some runs says so.
-- `cox_process` was not run again: before the ladder, its log Z was 501.771 ± 0.007 over two seeds, in about ten minutes.
+- `cox_process` was not run again: before the ladder, its log Z was 501.771 ± 0.007 over two seeds, in ten minutes.
   In 1,600 dimensions modes are not looked for, and nothing but the sampler's own weights checks it.
 - One seed of each is few, and three of `many_well`; `nox -s results` runs five.
 - On `brownian`, particles tempered from the wide start do not arrive at the target. The verdict says that this check is

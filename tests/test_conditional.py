@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from jax.scipy.stats import norm
 from problems import normal_target, shifted_normal_density
 
 from dds import conditional, estimators, families, losses, mixtures, normal, targets
@@ -164,3 +165,26 @@ def test_without_any_curvature_the_map_is_that_of_the_fit(float64):
 def test_few_must_be_some_of_the_coordinates(few):
     with pytest.raises(ValueError, match="few must be some of the coordinates 0 to 2, got"):
         conditional.bijection(targets.funnel(3).log_density, normal.standard(3), few)
+
+
+def test_a_deep_neck_in_single_precision():
+    # A centred hierarchical model: given log tau the rest is exactly normal, so each weight is the marginal density of
+    # log tau, however deep. There the directions differ in width by a factor of a thousand.
+    y, widths = np.array([28.0, 8.0, -3.0, 7.0]), np.array([15.0, 10.0, 16.0, 11.0])
+
+    def log_density(x):
+        mu, log_tau, theta = x[0], x[1], x[2:]
+        groups = norm.logpdf(theta, mu, jnp.exp(log_tau)).sum() + norm.logpdf(y, theta, widths).sum()
+        return norm.logpdf(mu, 0, 5) + groups
+
+    place = conditional.bijection(log_density, Normal(jnp.zeros(6), jnp.ones(())), (1,))
+    pulled = normal.pull_back(place, log_density)
+    rest = jax.random.normal(jax.random.key(0), (100, 5))
+    for log_tau in (-2.0, -5.0, -8.0):
+        states = jnp.concatenate([jnp.full((100, 1), log_tau), rest], axis=1)
+        log_w = jax.vmap(pulled)(states) - scipy.stats.norm.logpdf(rest).sum(axis=1)
+        variances = widths**2 + np.exp(2 * log_tau)
+        precision = 1 / 25 + np.sum(1 / variances)
+        quadratic = np.sum(y**2 / variances) - np.sum(y / variances) ** 2 / precision
+        exact = -0.5 * (quadratic + np.sum(np.log(2 * np.pi * variances)) + np.log(25 * precision))
+        np.testing.assert_allclose(log_w, exact, atol=0.03)

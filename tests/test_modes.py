@@ -139,9 +139,6 @@ def test_mixture_is_in_proportion_to_the_masses():
     np.testing.assert_array_equal(mixture.means, found.points)
     np.testing.assert_array_equal(mixture.scales, found.scales)
     assert mixture.freedom == jnp.inf
-    two = modes.mixture(found, 2)
-    np.testing.assert_allclose(np.exp(two.log_shares), [2 / 3, 1 / 3], rtol=1e-6)
-    np.testing.assert_array_equal(two.means, found.points[:2])
 
 
 def test_errors():

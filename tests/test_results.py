@@ -28,7 +28,7 @@ def small(target, **options):
 
 @pytest.fixture(scope="module")
 def result():
-    target = dds.results.as_target(log_density, LIKE)
+    target = dds.sampling.as_target(log_density, LIKE)
     return dds.sample(jax.random.key(0), target, paths=400, recipe=small(target))
 
 

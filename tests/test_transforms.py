@@ -98,7 +98,6 @@ def cases():
         return paths.step(sampler, paths.first_visit(sampler, x), row, noise)
 
     return {
-        "normal.path_noise": (lambda x: x[0] * normal.path_noise(KEY, 4, 2), (x,)),
         "normal.reparameterise": (normal.reparameterise, (distribution, x)),
         "normal.standardise": (normal.standardise, (distribution, x)),
         "normal.log_determinant": (normal.log_determinant, (distribution,)),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dds import recipes, results, storage, training
+from dds import recipes, results, saving, storage, training
 from dds.checks import require
 from dds.recipes import Recipe
 from dds.types import Target
@@ -49,13 +49,14 @@ def checkpoint(
     output: Path,
     options: dict[str, Any],
     rung: int,
+    kept: bool,
     recipe: Recipe,
     state: training.TrainingState,
     history: np.ndarray,
 ) -> None:
-    """Writes a checkpoint."""
+    """Writes a checkpoint; `kept` says whether there is a result of this run already, the best so far."""
     assert recipe.plan is not None
-    header = {"kind": "checkpoint", "options": options, "rung": rung, "updates": len(history)}
+    header = {"kind": "checkpoint", "options": options, "rung": rung, "kept": kept, "updates": len(history)}
     header["plan"] = recipes.describe(recipe.plan)
     storage.save(output / "checkpoint.npz", _tree(recipe.plan, state, history), header=header)
 
@@ -75,7 +76,7 @@ def prepare(output: Path) -> None:
 
 def write(output: Path, options: dict[str, Any], result: results.Result) -> None:
     """Writes result, parameters, samples and summary."""
-    results.save(output / "result.npz", result)
+    saving.save(output / "result.npz", result)
     storage.save(output / "parameters.npz", result.state.params)
     write_samples(output, results.Draws(result.samples, result.log_weights))
     summary = summarise(options, result)
@@ -87,12 +88,6 @@ def finish(output: Path, options: dict[str, Any], result: results.Result) -> dic
     """Removes what only a run that is cut off needs, and returns the summary."""
     (output / "checkpoint.npz").unlink(missing_ok=True)
     return summarise(options, result)
-
-
-def best_so_far(output: Path, target: Target) -> results.Result | None:
-    """The best result of what was tried before the training that is resumed, if there was anything."""
-    path = output / "result.npz"
-    return results.load(path, target) if path.exists() else None
 
 
 def write_samples(output: Path, draws: results.Draws) -> None:

@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,13 +13,13 @@ import tyro
 from rich.console import Console
 
 import dds
-from dds import estimators, evaluation, recipes, results, training
+from dds import estimators, evaluation, recipes, results, sampling, saving, training
 from dds.checks import require
 from dds.cli import files, show, tracking
 from dds.cli.named import find_target
 from dds.recipes import Numbers, Recipe
-from dds.search import Found
-from dds.types import KeyArray, Target
+from dds.results import Goal, Result
+from dds.types import KeyArray
 
 HELP = """\
 Estimates log Z of a density and draws samples, as cheaply as will do.
@@ -129,49 +128,53 @@ def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> 
     named = check(options)
     target, plane, labels = find_target(options["target"], options["dim"], options["sigma"])
     files.prepare(output)
-    keys = jax.random.split(jax.random.key(options["seed"]), 6)
+    keys = jax.random.split(jax.random.key(options["seed"]), 5)
+    goal, paths, asked = Goal(options["precision"], options["draws"]), options["samples"], asked_for(options, named)
+    looked, best, observe, rungs = None, None, None, []
     with console.status("looking at the target"):
-        learned, goal = options["kernel"] == "learned" and options["whiten"], (options["precision"], options["draws"])
-        found, explored = results.look(keys[0], target, precision=goal[0], search=learned)
-    best, observe, rungs = None, None, enumerate(rungs_of(keys[5], target, found, options, named))
+        if asked is None:
+            looked = sampling.look(keys[0], target, goal=goal, paths=paths)
+            rungs = enumerate(recipes.ladder(keys[1], target, looked.found), start=1)
+        elif begun is None:
+            rungs = [(0, recipes.choose(keys[1], target, numbers=named, **asked))]
     if begun is not None:
-        rung, recipe, _, _ = begun.restore(target)
-        # Of the first rung there is no result of this run yet; an older one may stand in the folder.
-        best, rungs = files.best_so_far(output, target) if rung else None, [(rung, recipe)]
-    for rung, recipe in rungs:
-        state, history = training.start(keys[1], recipe.family, recipe.optimiser), np.zeros(0, np.float32)
+        rungs = [begun.restore(target)[:2]]
+        best = saving.load(output / "result.npz", target) if begun.header["kept"] else None
+        looked = looked and looked._replace(result=None)
+    kept = best is not None
+
+    def train(rung: int, key: KeyArray, recipe: Recipe) -> training.Fit:
+        nonlocal observe
+        state, history = training.start(key, recipe.family, recipe.optimiser), np.zeros(0, np.float32)
         if begun is not None:
             _, _, state, history = begun.restore(target)
         if recipe.updates:
             observe = tracking.observer(options, recipe, target, keys[3], output)
-        keep = partial(files.checkpoint, output, options, rung, recipe)
-        fit = show.train(console, recipe, state, history, keep, observe)
-        spent = {"seconds": time.perf_counter() - started, "explored": explored, "precision": goal[0], "draws": goal[1]}
-        evaluate_key = jax.random.fold_in(keys[2], rung)
-        result = results.evaluate(evaluate_key, target, recipe, fit, paths=options["samples"], **spent)
-        best = results.better(best, result)
-        files.write(output, options, best)
-        if results.met(best, *goal):
-            break
-    assert best is not None
+        return show.train(
+            console, recipe, state, history, partial(files.checkpoint, output, options, rung, kept, recipe), observe
+        )
+
+    def keep(result: Result) -> None:
+        nonlocal kept
+        files.write(output, options, result)
+        kept = True
+
+    best = sampling.climb(
+        keys[2], target, rungs, train, looked, goal=goal, paths=paths, best=best, started=started, keep=keep
+    )
     summary = files.finish(output, options, best)
     if options["pictures"]:
         with console.status("drawing"):
             show.paint(output, keys[4], best, plane, labels)
-    observe = observe or tracking.observer(options, best.recipe, target, keys[3], output)
-    tracking.finish(observe, summary, output)
+    tracking.finish(observe or tracking.observer(options, best.recipe, target, keys[3], output), summary, output)
     show.table(console, summary, best.report, output)
 
 
-def rungs_of(
-    key: KeyArray, target: Target, found: Found | None, options: dict[str, Any], named: dict[str, Any]
-) -> Iterator[Recipe]:
-    """The recipes to be tried: the ladder, or with options of the training the one that they ask for."""
+def asked_for(options: dict[str, Any], named: dict[str, Any]) -> dict[str, Any] | None:
+    """The options of a training that is asked for, or `None` where the ladder is to decide."""
     asked = {name: options[name] for name in ("kernel", "loss", "whiten", "score_clip", "stop_score")}
     plain = {"kernel": "learned", "loss": None, "whiten": True, "score_clip": 100.0, "stop_score": False}
-    if options["train"] or named or asked != plain or found is None:
-        return iter([recipes.choose(key, target, found=found, numbers=named, **asked)])
-    return recipes.ladder(key, target, found)
+    return asked if options["train"] or named or asked != plain else None
 
 
 def draw_more(folder: Path, samples: int, seed: int, output: Path) -> None:
@@ -179,7 +182,7 @@ def draw_more(folder: Path, samples: int, seed: int, output: Path) -> None:
     require(samples >= estimators.LEAST, "samples", samples, f"at least {estimators.LEAST}")
     name, dim, sigma = files.target_of(folder)
     target, _, _ = find_target(name, dim, sigma)
-    result = results.load(folder / "result.npz", target)
+    result = saving.load(folder / "result.npz", target)
     files.prepare(output)
     draws = results.draw(jax.random.key(seed), result, samples)
     report = evaluation.summarise(draws.log_weights, log_z_true=target.log_z, log_z_true_error=target.log_z_error)

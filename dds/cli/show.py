@@ -14,7 +14,8 @@ from rich.table import Table
 from dds import paths, plots, progress, training
 from dds.evaluation import Report
 from dds.recipes import Recipe
-from dds.results import BLOCK, Result
+from dds.results import Result
+from dds.sampling import BLOCK
 from dds.types import KeyArray, Target
 
 

@@ -1,0 +1,187 @@
+"""Adapts a mixture to a target in rounds of importance sampling: population Monte Carlo.
+
+A round draws from the mixture, weighs, and fits the mixture to the weighted draws. What is kept is the mixture of the
+best round. Whoever draws from it next weighs these draws anew, so the adaptation biases nothing.
+
+References: Cappé, Douc, Guillin, Marin and Robert (2008), Adaptive importance sampling in general mixture classes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dds import estimators, mixtures, normal
+from dds.checks import require, typed
+from dds.compiling import once
+from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Mixture, Normal
+
+FLAT = 5
+"""The dimension up to which a tenth of the draws come from a wide distribution."""
+
+ADAPTED = 64
+"""The most components of a mixture that is adapted."""
+
+ENOUGH = 0.9
+"""The effective sample size with which the adaptation ends."""
+
+
+class Round(NamedTuple):
+    """One round.
+
+    Attributes:
+        states: The draws, in the coordinates of the mixture.
+        log_weights: Their log weights; those that are not numbers count as zero.
+    """
+
+    states: Float[Array, "draws dim"]
+    log_weights: LogWeights
+
+    @property
+    def ess(self) -> float:
+        """The effective sample size, as a fraction."""
+        return float(jnp.nan_to_num(estimators.effective_sample_size(self.log_weights)))
+
+
+Draw: TypeAlias = Callable[[KeyArray, Mixture], Round]
+"""What makes a round."""
+
+
+class Adapted(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        mixture: The mixture of the best round.
+        ess: Its effective sample size, as a fraction.
+        rounds: The number of rounds.
+    """
+
+    mixture: Mixture
+    ess: float
+    rounds: int
+
+
+@typed
+def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int) -> Draw:
+    """What makes rounds of a target in some coordinates.
+
+    Args:
+        log_density: The log density, unnormalised.
+        coordinates: The coordinates. Those that the mixture leaves out, the last, are drawn from the standard normal.
+        draws: The draws of a round, at least 2.
+
+    Returns:
+        The function, compiled at its first call.
+
+    Raises:
+        ValueError: If there are fewer draws.
+
+    Example:
+        >>> draw = rounds(lambda x: -x @ x / 2, normal.standard(2), 100)
+        >>> round(draw(jax.random.key(0), mixtures.of_normal(normal.standard(2))).ess, 4)
+        1.0
+    """
+    require(draws >= 2, "draws", draws, "at least 2")
+    place = normal.bijection(coordinates)
+
+    @once
+    def draw(key: KeyArray, mixture: Mixture) -> Round:
+        prior = mixtures.extend(mixture, place.dim)
+        drawn = jax.random.normal(key, (draws, mixtures.noise_size(prior)), prior.means.dtype)
+
+        def one(e: Array):
+            y = mixtures.draw(prior, e)
+            x, log_determinant = place.forward(y)
+            log_w = log_density(x) + log_determinant - mixtures.log_density(prior, y)
+            return y, jnp.where(jnp.isnan(log_w) | jnp.isposinf(log_w), -jnp.inf, log_w)
+
+        return Round(*jax.lax.map(one, drawn, batch_size=512))
+
+    return draw
+
+
+@typed
+def adapt(key: KeyArray, draw: Draw, mixture: Mixture, *, wide: Mixture | None = None, most: int = 10) -> Adapted:
+    """Adapts a mixture in rounds, until two in a row bring nothing.
+
+    Up to `FLAT` dimensions a wide component takes a tenth of the draws of every round: it bounds the weights.
+
+    Args:
+        key: The random key.
+        draw: What makes a round, of `rounds`.
+        mixture: The mixture to start from. Components around its own are added to it.
+        wide: The wide component; by default a normal distribution of six times the covariance of the weighted draws.
+        most: The most rounds, at least 1.
+
+    Returns:
+        The mixture, how good it is, and the rounds it took.
+
+    Raises:
+        ValueError: If `most` is below 1.
+
+    Example:
+        >>> draw = rounds(lambda x: -jnp.sum((x - 2) ** 2), normal.standard(2), 1000)
+        >>> adapt(jax.random.key(0), draw, mixtures.of_normal(normal.standard(2))).ess > 0.8
+        True
+    """
+    require(most >= 1, "most", most, "at least 1")
+    dim = mixture.means.shape[1]
+    mixture = _spread(jax.random.fold_in(key, most), mixture, 8 if dim <= 3 else 4 if dim <= 10 else 2)
+    best, stale = Adapted(mixture, -1.0, 0), 0
+    for i in range(most):
+        drawn = draw(jax.random.fold_in(key, i), mixture)
+        gained = drawn.ess > 1.1 * best.ess + 0.002
+        stale = 0 if gained else stale + 1
+        if drawn.ess > best.ess:
+            best = Adapted(mixture, drawn.ess, i + 1)
+        best = best._replace(rounds=i + 1)
+        if stale == 2 or best.ess >= ENOUGH or len(mixture.means) > ADAPTED:
+            break
+        mixture = _improve(mixture, drawn.states[:, :dim], _flattened(drawn.log_weights, 200 + 5 * dim), wide)
+    return best
+
+
+@partial(once, static_argnums=2)
+def _spread(key: KeyArray, mixture: Mixture, count: int) -> Mixture:
+    """A mixture with at least so many components: the further ones lie around its own, and some are wider."""
+    more, dim = count - len(mixture.means), mixture.means.shape[1]
+    if more <= 0:
+        return mixture
+    chosen = jnp.arange(more) % len(mixture.means)
+    means, scales = mixture.means[chosen], mixture.scales[chosen]
+    if dim <= 3:  # in more dimensions a component beside the target is of no use
+        away = 1.5 * jax.random.normal(key, (more, dim), means.dtype)
+        means = means + jnp.einsum("cij,cj->ci", scales, away)
+    widths = jnp.asarray([1.5, 1, 1, 3], means.dtype)[jnp.arange(more) % 4]
+    log_shares = jnp.full(more, -jnp.log(more), means.dtype)
+    return mixtures.join(mixture, Mixture(log_shares, means, widths[:, None, None] * scales, mixture.freedom), 0.4)
+
+
+@once
+def _improve(mixture: Mixture, points: Array, weights: Array, wide: Mixture | None) -> Mixture:
+    """The mixture fitted to weighted points; in few dimensions its lightest component makes way for the wide one."""
+    mixture = mixtures.fit(mixture, points, weights, iterations=3)
+    count, dim = mixture.means.shape
+    if dim > FLAT or count < 2:
+        return mixture
+    if wide is None:
+        mean = weights @ points
+        away = points - mean[None]
+        covariance = 6.0 * (weights[None] * away.T) @ away + 1e-6 * jnp.eye(dim, dtype=points.dtype)
+        wide = mixtures.of_normal(Normal(mean, jnp.linalg.cholesky(covariance)))
+    kept = jnp.argsort(-mixture.log_shares)[:-1]
+    log_shares = jax.nn.log_softmax(mixture.log_shares[kept])
+    kept = Mixture(log_shares, mixture.means[kept], mixture.scales[kept], mixture.freedom)
+    return mixtures.join(kept, wide, 0.1)
+
+
+def _flattened(log_weights: Array, least: int) -> Array:
+    """Normalised weights, to a power at which they are worth so many points at least."""
+    log_weights = jnp.maximum(log_weights, jnp.max(log_weights) - 1e4)
+    power = 1.0
+    while power > 0.01 and float(estimators.effective_sample_size(power * log_weights)) * log_weights.size < least:
+        power *= 0.8
+    return jax.nn.softmax(power * log_weights)

@@ -1,0 +1,292 @@
+"""From a log density to samples, log Z and a verdict in one call, which climbs only as far as it must."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dds import estimators, evaluation, recipes, search, targets, training
+from dds.checks import require, typed
+from dds.recipes import Recipe
+from dds.results import GOAL, Goal, Result, evaluate
+from dds.search import Explored, Found
+from dds.types import KeyArray, Target
+
+BLOCK = 25
+"""The number of updates between two reports of the training."""
+
+LOOKS = 3
+"""How often a target is looked at, at most, if each time something was missed."""
+
+
+class Looked(NamedTuple):
+    """What a look at a target gave.
+
+    Attributes:
+        found: What there is to start from.
+        explored: Points to check samplers by.
+        result: Importance sampling from what was found, evaluated; `None` if it is of no use.
+        evaluations: The number of evaluations of the density.
+    """
+
+    found: Found
+    explored: Explored
+    result: Result | None
+    evaluations: int
+
+
+@typed
+def sample(
+    key: KeyArray,
+    log_density: Callable[[Any], Any] | Target,
+    like: Any = None,
+    *,
+    precision: float = 0.01,
+    draws: int = 1000,
+    paths: int = 10_000,
+    scale: float = 1.0,
+    recipe: Recipe | None = None,
+    progress: Callable[[Recipe], training.Callback] | None = None,
+) -> Result:
+    """Draws weighted samples from an unnormalised density and estimates its normalising constant.
+
+    It looks at the target (`look`), which may be enough, and else tries recipes (`dds.recipes.ladder`), the cheapest
+    first, each trained and evaluated (`climb`), until the goal is met: a standard error of log Z and an effective
+    number of samples, and nothing that speaks against them. If none meets it, the best is returned.
+
+    Args:
+        key: The random key.
+        log_density: The log density, unnormalised; or a `Target`, of `dds.targets` for instance.
+        like: The dimension of a point, or an example PyTree of parameters; nothing if a target is given.
+        precision: The goal for the standard error of log Z.
+        draws: The goal for the effective number of samples, as far as there are so many.
+        paths: The number of samples. Where more paths are cheap and needed for the goal, they are drawn, too; then the
+            samples are resampled from all of them, with equal weights.
+        scale: How far out to look: the standard deviation of a normal distribution that reaches all modes. A target
+            brings its own.
+        recipe: What to train, and how, instead of the look and the ladder.
+        progress: What shows the progress, as `dds.progress.bar` or `dds.progress.lines`.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: If the density is not one (`dds.targets.from_log_density`), there are too few paths, or a goal is
+            not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> result = sample(jax.random.key(0), lambda x: -jnp.sum((x - 3) ** 2) / 2, 2, paths=1000)
+        >>> result.samples.shape, round(float(result.log_z.value), 2)
+        ((1000, 2), 1.84)
+    """
+    require(paths >= estimators.LEAST, "paths", paths, f"at least {estimators.LEAST}")
+    require(precision > 0, "precision", precision, "positive")
+    require(draws >= 1, "draws", draws, "at least 1")
+    target, goal = as_target(log_density, like, scale=scale), Goal(precision, draws)
+    look_key, ladder_key, climb_key = jax.random.split(key, 3)
+    started = time.perf_counter()
+
+    def train(rung: int, key: KeyArray, recipe: Recipe) -> training.Fit:
+        callback = None if progress is None else progress(recipe)
+        return training.fit(key, *recipe[:4], block=BLOCK, callback=callback)
+
+    looked, rungs = None, iter([recipe] if recipe is not None else [])
+    if recipe is None:
+        looked = look(look_key, target, goal=goal, paths=paths)
+        rungs = recipes.ladder(ladder_key, target, looked.found)
+    return climb(climb_key, target, enumerate(rungs), train, looked, goal=goal, paths=paths, started=started)
+
+
+@typed
+def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_000) -> Looked:
+    """Looks at a target twice: for what to start from, and for points to check by; and tries the cheapest sampler.
+
+    The two looks are independent. If the second finds modes that the first does not cover, both are made again, the
+    first with these modes. If it finds particles where the first would not draw, a component is added for them.
+
+    Args:
+        key: The random key.
+        target: The target.
+        goal: The goal.
+        paths: The number of samples.
+
+    Returns:
+        What was found, and the first result.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> look(jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2))).explored.settled
+        True
+    """
+    started, start, log_density = time.perf_counter(), recipes.starting_point(target), target.log_density
+    explore_key, search_key, *keys = jax.random.split(key, 2 + 3 * LOOKS)
+    explored = search.explore(explore_key, log_density, start)
+    found = search.search(search_key, log_density, start, precision=goal.precision)
+    spent = explored.evaluations + found.evaluations
+    looked = Looked(found, explored, None, spent)
+    for i in range(LOOKS):
+        if found.ess == 0:
+            return looked._replace(found=found, explored=explored, evaluations=spent)
+        evaluate_key, search_key, explore_key = keys[3 * i : 3 * i + 3]
+        recipe = recipes.importance(target, found)
+        fit = training.fit(evaluate_key, *recipe[:4])
+        seconds = time.perf_counter() - started
+        result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
+        looked = Looked(found, explored, result, spent := spent + result.evaluations)
+        modes, mass = result.report.missed_modes, result.report.missed_mass
+        if modes is not None and modes > evaluation.MISSED_MODES:
+            known = explored.modes
+            found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
+            explored = search.explore(explore_key, log_density, start)
+            spent += found.evaluations + explored.evaluations
+        elif explored.settled and mass is not None and mass > evaluation.MISSED:
+            found, before = search.extend(search_key, log_density, found, explored.points), found
+            spent += found.evaluations - before.evaluations
+            if found.prior is before.prior:
+                break
+        else:
+            break
+    return looked
+
+
+@typed
+def climb(
+    key: KeyArray,
+    target: Target,
+    rungs: Iterable[tuple[int, Recipe]],
+    train: Callable[[int, KeyArray, Recipe], training.Fit],
+    looked: Looked | None = None,
+    *,
+    goal: Goal = GOAL,
+    paths: int = 10_000,
+    best: Result | None = None,
+    started: float | None = None,
+    keep: Callable[[Result], None] = lambda result: None,
+) -> Result:
+    """Tries recipes in turn until one meets the goal, and returns the best.
+
+    Args:
+        key: The random key.
+        target: The target.
+        rungs: The recipes, numbered: the number decides which random numbers a recipe gets.
+        train: How a recipe is trained: a function of its number, a random key, and the recipe.
+        looked: What `look` gave, where it was called: its result is the first to meet the goal.
+        goal: The goal.
+        paths: The number of samples.
+        best: The best result so far, for a climb that goes on.
+        started: When the clock started, of `time.perf_counter`; by default now.
+        keep: Called with the best result so far, whenever there is one.
+
+    Returns:
+        The best result. Its evaluations are those of all that was tried.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
+        >>> looked = look(jax.random.key(0), target)
+        >>> climb(jax.random.key(1), target, [], lambda rung, key, recipe: None, looked).report is looked.result.report
+        True
+    """
+    started = time.perf_counter() if started is None else started
+    explored = None if looked is None else looked.explored
+    spent = best.evaluations if best is not None else 0 if looked is None else looked.evaluations
+    if looked is not None and looked.result is not None:
+        best = looked.result._replace(evaluations=spent)
+        keep(best)
+        if met(best, goal):
+            return best
+    for i, recipe in rungs:
+        train_key, evaluate_key = jax.random.split(jax.random.fold_in(key, i))
+        fit = train(i, train_key, recipe)
+        seconds = time.perf_counter() - started
+        result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
+        spent += result.evaluations
+        best = better(best, result)._replace(evaluations=spent)
+        keep(best)
+        if met(best, goal):
+            break
+    require(best is not None, "rungs", "none", "one or more, where the look gave no result")
+    assert best is not None
+    return best
+
+
+@typed
+def met(result: Result, goal: Goal) -> bool:
+    """Whether a result meets a goal; the truth and exact samples, which users do not have, are not asked.
+
+    Args:
+        result: The result.
+        goal: The goal.
+
+    Returns:
+        Whether so.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> met(sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2), GOAL)
+        True
+    """
+    report, count = result.report, len(result.log_weights)
+    good = report.log_z_standard_error <= goal.precision and report.samples >= min(goal.draws, count)
+    return bool(good and report.ess >= search.POOR and not _reasons(report))
+
+
+@typed
+def better(one: Result | None, other: Result) -> Result:
+    """The better of two results: with fewer doubts, else with the smaller standard error.
+
+    Args:
+        one: A result, or `None`.
+        other: Another.
+
+    Returns:
+        One of them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> result = sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
+        >>> better(None, result) is result
+        True
+    """
+    if one is None:
+        return other
+
+    def rank(result: Result) -> tuple[int, float]:
+        return _reasons(result.report), np.nan_to_num(result.report.log_z_standard_error, nan=np.inf)
+
+    return one if rank(one) < rank(other) else other
+
+
+def _reasons(report: evaluation.Report) -> int:
+    blind = report._replace(log_z_true=None, forward_ess=None)
+    return sum(not finding.holds for finding in evaluation.findings(blind))
+
+
+@typed
+def as_target(log_density: Callable[[Any], Any] | Target, like: Any = None, *, scale: float = 1.0) -> Target:
+    """A target of what `sample` takes.
+
+    Args:
+        log_density: The log density, or a target, which is returned as it is.
+        like: As in `sample`.
+        scale: As in `sample`.
+
+    Returns:
+        The target.
+
+    Raises:
+        ValueError: As in `dds.targets.from_log_density`, or if `like` is missing, or given beside a target.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> as_target(lambda x: -jnp.sum(x**2), 3).dim
+        3
+    """
+    if isinstance(log_density, Target):
+        require(like is None, "like", like, "left out, for the target has its own")
+        return log_density
+    require(like is not None, "like", like, "the dimension of a point, or an example PyTree of parameters")
+    return targets.from_log_density(log_density, like, scale=scale)

@@ -1,0 +1,131 @@
+"""The look, the climb and what ends it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dds
+from dds import estimators, evaluation, modes, recipes, results, sampling, search, training
+from dds.results import Goal
+from dds.types import Normal, Target
+
+KEY = jax.random.key(0)
+
+
+def log_density(x):
+    return -0.5 * jnp.sum(x**2)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return dds.sample(KEY, log_density, 2, paths=400)
+
+
+def with_report(result, **changes):
+    return result._replace(report=result.report._replace(**changes))
+
+
+def test_the_cheapest_sampler_is_enough_where_it_is(result):
+    assert (result.recipe.plan.kind, result.recipe.updates, len(result.history)) == ("importance", 0, 0)
+    assert result.log_weights.shape == (400,)
+    assert result.report.paths > 400  # the goal of 1,000 samples asks for more than there are
+    assert result.report.samples == 400
+    assert abs(result.log_z.value - np.log(2 * np.pi)) < 6 * result.log_z.standard_error
+    assert "worth 400 independent ones" in result.verdict
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ({"log_z_standard_error": 0.01}, {"log_z_standard_error": 0.0101}),
+        ({"samples": 400.0}, {"samples": 399.0}),  # of 400 samples no more can be asked
+        ({"ess": search.POOR}, {"ess": search.POOR - 1e-3}),
+        ({"missed_mass": evaluation.MISSED}, {"missed_mass": evaluation.MISSED + 1e-3}),
+        ({"log_z_true": 100.0}, {"missed_modes": 1.0}),  # the truth is not asked
+        ({"forward_ess": 0.0}, {"nan_share": 0.5}),  # nor are exact samples
+    ],
+)
+def test_a_goal_is_met_on_one_side_of_each_limit(result, good, bad):
+    assert sampling.met(with_report(result, **good), Goal(0.01, 1000))
+    assert not sampling.met(with_report(result, **bad), Goal(0.01, 1000))
+
+
+def test_the_better_result_has_fewer_doubts_and_then_the_smaller_error(result):
+    doubted = with_report(result, missed_mass=0.5, log_z_standard_error=1e-6)
+    worse = with_report(result, log_z_standard_error=1.0)
+    assert sampling.better(None, worse) is worse
+    assert sampling.better(doubted, worse) is worse
+    assert sampling.better(worse, doubted) is worse
+    assert sampling.better(worse, result) is result
+
+
+def test_a_climb_ends_when_the_goal_is_met_and_counts_all_that_was_tried(monkeypatch, result):
+    target, asked, kept = result.target, [], []
+    errors = iter([0.5, 0.2, 0.001, 0.0])
+
+    def evaluate(key, target, recipe, fit, **rest):
+        return with_report(result, log_z_standard_error=next(errors))._replace(evaluations=7)
+
+    monkeypatch.setattr(sampling, "evaluate", evaluate)
+
+    def train(rung, key, recipe):
+        asked.append(rung)
+        return training.Fit((), np.zeros(0), result.state)
+
+    rungs = [(i, result.recipe) for i in range(4)]
+    best = sampling.climb(KEY, target, rungs, train, keep=kept.append)
+    assert asked == [0, 1, 2]
+    assert (best.report.log_z_standard_error, best.evaluations) == (0.001, 21)
+    assert [one.evaluations for one in kept] == [7, 14, 21]
+    again = sampling.climb(KEY, target, [], train, best=best)
+    assert again is best
+    with pytest.raises(ValueError, match="rungs must be one or more"):
+        sampling.climb(KEY, target, [], train)
+
+
+def test_a_mode_that_only_the_second_look_finds_is_looked_for_again(monkeypatch):
+    # In few dimensions the wide component of the prior would cover both.
+    two = dds.targets.gaussian_mixture(jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(6)[0]), jnp.array([1.0, 0.5]))
+    target = Target(6, two.log_density, start=Normal(jnp.zeros(6), jnp.array(4.0)))
+    every, calls = modes.search, []
+
+    def blind_at_first(key, log_density, start, **options):
+        found = every(key, log_density, start, **options)
+        calls.append(len(found.points))
+        if len(calls) != 2:  # the second call is that of the first search
+            return found
+        left = found.points[:, 0] < 0
+        return modes.Modes(*(leaf[left] for leaf in found[:3]), found.counts[np.asarray(left)], found.evaluations)
+
+    monkeypatch.setattr(modes, "search", blind_at_first)
+    monkeypatch.setattr(modes, "OPERATIONS", 1e4)
+    looked = sampling.look(KEY, target)
+    assert len(calls) == 4
+    assert looked.found.several_modes
+    assert abs(looked.result.log_z.value) < 6 * looked.result.log_z.standard_error
+    assert looked.result.verdict.startswith("Trust")
+    assert looked.evaluations > looked.result.evaluations
+
+
+def test_paths_that_end_where_the_density_is_not_a_number_count_as_zero():
+    def broken(x):
+        return jnp.where(x[0] > 2.0, jnp.nan, log_density(x))
+
+    target = Target(2, broken)
+    plan = recipes.Plan("importance", "an example", recipes.NO_STEPS, Normal(jnp.zeros(2), jnp.ones(())))
+    recipe = recipes.build(plan, target)
+    explored = search.Explored(jnp.zeros((400, 2)), True, modes.search_from(log_density, jnp.eye(2)), 0)
+    fit = training.fit(KEY, *recipe[:4])
+    result = results.evaluate(KEY, target, recipe, fit, paths=20_000, explored=explored)
+    share = 0.02275
+    assert result.report.nan_share == pytest.approx(share, abs=6 * np.sqrt(share / 20_000))
+    assert result.log_z.value == pytest.approx(np.log(2 * np.pi * (1 - share)), abs=0.01)
+    assert "end where the density is not a number" in result.verdict
+    assert result.verdict.startswith("Do not trust")
+
+
+def test_goals_and_numbers_are_checked():
+    for name, value in (("precision", 0.0), ("draws", 0), ("paths", estimators.LEAST - 1)):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            dds.sample(KEY, log_density, 2, **{name: value})
