@@ -1,4 +1,4 @@
-"""Adapts a mixture to a target in rounds of importance sampling: population Monte Carlo.
+"""Adapts a mixture, or a product, to a target in rounds of importance sampling: population Monte Carlo.
 
 A round draws from the mixture, weighs, and fits the mixture to the weighted draws. What is kept is the mixture of the
 best round. Whoever draws from it next weighs these draws anew, so the adaptation biases nothing.
@@ -17,16 +17,25 @@ from jaxtyping import Array, Float
 from dds import estimators, mixtures, normal
 from dds.checks import require, typed
 from dds.compiling import once
-from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Mixture, Normal
+from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Mixture, Normal, Product
 
 FLAT = 5
-"""The dimension up to which a tenth of the draws come from a wide distribution."""
+"""The dimension up to which some draws of a mixture come from a wide distribution."""
+
+WIDE = 0.1
+"""The share of these draws; of the draws of a product, the share that is wide in some coordinate."""
 
 ADAPTED = 64
 """The most components of a mixture that is adapted."""
 
 ENOUGH = 0.9
 """The effective sample size with which the adaptation ends."""
+
+HEAVY, PENALTY = 0.7, 0.1
+"""Above this Pareto k the effective sample size of a round is not what it seems, and counts as this part of itself."""
+
+SHRINKAGE = 1e-3
+"""The shrinkage of `dds.mixtures.fit` for a product: in one dimension many points come to each component."""
 
 
 class Round(NamedTuple):
@@ -42,11 +51,11 @@ class Round(NamedTuple):
 
     @property
     def ess(self) -> float:
-        """The effective sample size, as a fraction."""
-        return float(jnp.nan_to_num(estimators.effective_sample_size(self.log_weights)))
+        """The effective sample size, as a fraction; less if the weights have a heavy tail (`HEAVY`)."""
+        return _ess(self.log_weights)
 
 
-Draw: TypeAlias = Callable[[KeyArray, Mixture], Round]
+Draw: TypeAlias = Callable[[KeyArray, Mixture | Product], Round]
 """What makes a round."""
 
 
@@ -54,14 +63,19 @@ class Adapted(NamedTuple):
     """What came of it.
 
     Attributes:
-        mixture: The mixture of the best round.
-        ess: Its effective sample size, as a fraction.
+        prior: The mixture, or the product, of the best round.
+        log_weights: The log weights of its draws.
         rounds: The number of rounds.
     """
 
-    mixture: Mixture
-    ess: float
+    prior: Mixture | Product
+    log_weights: LogWeights
     rounds: int
+
+    @property
+    def ess(self) -> float:
+        """The effective sample size, as a fraction; less if the weights have a heavy tail (`HEAVY`)."""
+        return _ess(self.log_weights)
 
 
 @typed
@@ -88,9 +102,9 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
     place = normal.bijection(coordinates)
 
     @once
-    def draw(key: KeyArray, mixture: Mixture) -> Round:
-        prior = mixtures.extend(mixture, place.dim)
-        drawn = jax.random.normal(key, (draws, mixtures.noise_size(prior)), prior.means.dtype)
+    def draw(key: KeyArray, prior: Mixture | Product) -> Round:
+        prior = prior if isinstance(prior, Product) else mixtures.extend(prior, place.dim)
+        drawn = jax.random.normal(key, (draws, mixtures.noise_size(prior)), jax.tree.leaves(prior)[0].dtype)
 
         def one(e: Array):
             y = mixtures.draw(prior, e)
@@ -104,20 +118,23 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
 
 
 @typed
-def adapt(key: KeyArray, draw: Draw, mixture: Mixture, *, wide: Mixture | None = None, most: int = 10) -> Adapted:
-    """Adapts a mixture in rounds, until two in a row bring nothing.
+def adapt(
+    key: KeyArray, draw: Draw, prior: Mixture | Product, *, wide: Mixture | None = None, most: int = 10
+) -> Adapted:
+    """Adapts a mixture or a product in rounds, until two in a row bring nothing.
 
-    Up to `FLAT` dimensions a wide component takes a tenth of the draws of every round: it bounds the weights.
+    Up to `FLAT` dimensions a wide component of the mixture takes a tenth of the draws of every round: it bounds the
+    weights.
 
     Args:
         key: The random key.
         draw: What makes a round, of `rounds`.
-        mixture: The mixture to start from. Components around its own are added to it.
+        prior: What to start from. To a mixture components around its own are added.
         wide: The wide component; by default a normal distribution of six times the covariance of the weighted draws.
         most: The most rounds, at least 1.
 
     Returns:
-        The mixture, how good it is, and the rounds it took.
+        What it came to, how good it is, and the rounds it took.
 
     Raises:
         ValueError: If `most` is below 1.
@@ -128,19 +145,26 @@ def adapt(key: KeyArray, draw: Draw, mixture: Mixture, *, wide: Mixture | None =
         True
     """
     require(most >= 1, "most", most, "at least 1")
-    dim = mixture.means.shape[1]
-    mixture = _spread(jax.random.fold_in(key, most), mixture, 8 if dim <= 3 else 4 if dim <= 10 else 2)
-    best, stale = Adapted(mixture, -1.0, 0), 0
+    if isinstance(prior, Mixture):
+        dim = prior.means.shape[1]
+        prior = _spread(jax.random.fold_in(key, most), prior, 8 if dim <= 3 else 4 if dim <= 10 else 2)
+    best, stale = None, 0
     for i in range(most):
-        drawn = draw(jax.random.fold_in(key, i), mixture)
-        gained = drawn.ess > 1.1 * best.ess + 0.002
-        stale = 0 if gained else stale + 1
-        if drawn.ess > best.ess:
-            best = Adapted(mixture, drawn.ess, i + 1)
+        drawn = draw(jax.random.fold_in(key, i), prior)
+        stale = 0 if best is None or drawn.ess > 1.1 * best.ess + 0.002 else stale + 1
+        if best is None or drawn.ess > best.ess:
+            best = Adapted(prior, drawn.log_weights, i + 1)
         best = best._replace(rounds=i + 1)
-        if stale == 2 or best.ess >= ENOUGH or len(mixture.means) > ADAPTED:
+        if stale == 2 or best.ess >= ENOUGH:
             break
-        mixture = _improve(mixture, drawn.states[:, :dim], _flattened(drawn.log_weights, 200 + 5 * dim), wide)
+        if isinstance(prior, Product):
+            prior = _improve_product(prior, drawn.states, _flattened(drawn.log_weights, 200))
+            continue
+        count, dim = prior.means.shape
+        if count > ADAPTED:
+            break
+        prior = _improve(prior, drawn.states[:, :dim], _flattened(drawn.log_weights, 200 + 5 * dim), wide)
+    assert best is not None
     return best
 
 
@@ -172,10 +196,34 @@ def _improve(mixture: Mixture, points: Array, weights: Array, wide: Mixture | No
         away = points - mean[None]
         covariance = 6.0 * (weights[None] * away.T) @ away + 1e-6 * jnp.eye(dim, dtype=points.dtype)
         wide = mixtures.of_normal(Normal(mean, jnp.linalg.cholesky(covariance)))
+    return _replace_lightest(mixture, wide, WIDE)
+
+
+@once
+def _improve_product(product: Product, points: Array, weights: Array) -> Product:
+    """The product fitted to weighted points; in each coordinate the lightest component makes way for a wide one."""
+    dim = points.shape[1]
+    factors = mixtures.fit(product, points, weights, iterations=3, shrinkage=SHRINKAGE).factors
+    mean = weights @ points
+    spread = 3 * jnp.sqrt(weights @ (points - mean[None]) ** 2)
+
+    def widened(factor: Mixture, mean: Array, spread: Array) -> Mixture:
+        wide = mixtures.of_normal(Normal(mean[None], spread))
+        return _replace_lightest(factor, wide, WIDE / dim)
+
+    return Product(jax.vmap(widened)(factors, mean, spread))
+
+
+def _replace_lightest(mixture: Mixture, other: Mixture, share: float) -> Mixture:
     kept = jnp.argsort(-mixture.log_shares)[:-1]
     log_shares = jax.nn.log_softmax(mixture.log_shares[kept])
     kept = Mixture(log_shares, mixture.means[kept], mixture.scales[kept], mixture.freedom)
-    return mixtures.join(kept, wide, 0.1)
+    return mixtures.join(kept, other, share)
+
+
+def _ess(log_weights: Array) -> float:
+    ess = float(jnp.nan_to_num(estimators.effective_sample_size(log_weights)))
+    return ess if estimators.pareto_k(log_weights) <= HEAVY else PENALTY * ess
 
 
 def _flattened(log_weights: Array, least: int) -> Array:

@@ -45,8 +45,8 @@ class Report(NamedTuple):
     Attributes:
         paths: The number of paths behind them.
         log_z: The estimate of `log Z`: that of the bridge where there is one, else that of the weights.
-        log_z_standard_error: Its standard error; half the difference of the two estimates, as far as it is more than
-            the weights' own error, is part of it.
+        log_z_standard_error: Its standard error. Half the difference of the two estimates, as far as it is more than
+            the weights' own error, is part of it, and so is what a heavy tail of the weights may hide.
         log_z_true: The truth, or `None`.
         elbo: The evidence lower bound.
         eubo: The evidence upper bound, or `None` without exact samples.
@@ -68,6 +68,8 @@ class Report(NamedTuple):
         where: Where the missed part lies, in words; empty if nothing is missed.
         samples: The effective number of samples, refined ones included.
         nan_share: The share of paths that end where the density is not a number: they count as of weight zero.
+        log_z_of_another: The largest estimate of `log Z` by another sampler that was tried, or `None`.
+        log_z_of_another_standard_error: Its standard error.
     """
 
     paths: int
@@ -92,6 +94,8 @@ class Report(NamedTuple):
     where: str = ""
     samples: float = math.nan
     nan_share: float = 0.0
+    log_z_of_another: float | None = None
+    log_z_of_another_standard_error: float = 0.0
 
 
 class Finding(NamedTuple):
@@ -165,6 +169,8 @@ def summarise(
         eubo_of_particles = _or_nan(estimators.eubo, refined_log_weights)
         pooled = estimators.pool(log_weights, refined_log_weights, bridge.value)
         samples = float(estimators.effective_sample_size(pooled)) * pooled.size
+    pareto_k, heavy_share = estimators.pareto_k(log_weights), _heavy_share(log_weights)
+    error = math.hypot(error, _hidden(pareto_k, heavy_share, log_weights.size))
     forward, explored = forward_log_weights, explored_log_weights
     return Report(
         paths=log_weights.size,
@@ -175,10 +181,10 @@ def summarise(
         eubo=None if forward is None else _or_nan(estimators.eubo, forward),
         ess=ess,
         forward_ess=None if forward is None else round(_or_nan(estimators.forward_effective_sample_size, forward), 6),
-        pareto_k=estimators.pareto_k(log_weights),
+        pareto_k=pareto_k,
         missed_mass=None if explored is None else _missed_mass(log_weights, explored),
         log_z_true_error=log_z_true_error,
-        heavy_share=_heavy_share(log_weights),
+        heavy_share=heavy_share,
         zero_share=float(np.mean(np.isneginf(log_weights))),
         log_z_of_weights=of_weights,
         log_z_of_weights_standard_error=weights_error,
@@ -190,6 +196,17 @@ def summarise(
         samples=samples,
         nan_share=nan_share,
     )
+
+
+def _hidden(pareto_k: float, heavy_share: float, paths: int) -> float:
+    r"""What a heavy tail adds to Z beyond the largest of the weights, as a share of it.
+
+    The tail is the largest hundredth, $M$ weights. Of the sum of a Pareto tail of shape $k$ a share of about $M^{k-1}$
+    lies beyond the quantile that $M$ draws reach. Up to k of 0.7 the standard error is enough.
+    """
+    if not pareto_k > 0.7:
+        return 0.0
+    return heavy_share * max(paths // 100, 1) ** (min(pareto_k, 1.0) - 1)
 
 
 def _heavy_share(log_weights: LogWeights) -> float:
@@ -337,6 +354,12 @@ def findings(report: Report) -> list[Finding]:
             else "the check by points found by other means failed"
         )
         found.append(Finding("missed_mass", share, MISSED, bool(share <= MISSED), missed))
+    if report.log_z_of_another is not None:
+        # What a sampler misses makes its estimate too small, hardly ever too large.
+        above = report.log_z_of_another - report.log_z
+        limit = 4 * math.hypot(report.log_z_standard_error, report.log_z_of_another_standard_error)
+        more = f"another sampler found more, log Z {report.log_z_of_another:.3f} instead of {report.log_z:.3f}"
+        found.append(Finding("log_z_of_another", above, limit, bool(above <= limit), more))
     if report.log_z_true is not None:
         error = abs(report.log_z - report.log_z_true)
         tolerance = 4 * math.hypot(report.log_z_standard_error, report.log_z_true_error)
@@ -347,6 +370,25 @@ def findings(report: Report) -> list[Finding]:
         )
         found.append(Finding("error of log Z", error, tolerance, bool(known and error <= tolerance), off))
     return found
+
+
+@typed
+def is_estimated(report: Report) -> bool:
+    """Whether the weights themselves allow an estimate of log Z: none is broken, enough count, and the tail is light.
+
+    Args:
+        report: The figures.
+
+    Returns:
+        Whether so.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> is_estimated(summarise(jnp.zeros(1000)))
+        True
+    """
+    names = ("finite", "nan_share", "pareto_k", "samples", "bridge")
+    return all(finding.holds for finding in findings(report) if finding.name in names)
 
 
 def _count(samples: float) -> str:

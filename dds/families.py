@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from dds import kernels, normal, references
 from dds import learned as learning
 from dds.checks import require, typed
-from dds.types import Bijection, Family, KeyArray, LogDensity, Mixture, Network, Normal, Params, Reference, Sampler
+from dds.types import Bijection, Family, KeyArray, LogDensity, Network, Normal, Params, Prior, Reference, Sampler
 
 
 @typed
@@ -209,7 +209,7 @@ def learned(
 
 
 @typed
-def importance(coordinates: Normal | Bijection, prior: Normal | Mixture | None = None) -> Family:
+def importance(coordinates: Normal | Bijection, prior: Prior | None = None) -> Family:
     r"""No steps: draws from a distribution, weighted by $\gamma(x) / q(x)$. There is nothing to train.
 
     Args:

@@ -131,7 +131,7 @@ def search_from(log_density: LogDensity, starts: Float[Array, "starts dim"], *, 
     unit = 1e-3 * (np.std(np.asarray(starts), axis=0) + np.abs(ends[0]) + np.finfo(ends.dtype).eps)
     _, first, counts = np.unique(np.round(ends / unit), axis=0, return_index=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:LISTED]
-    first, counts = first[order], counts[order]
+    first, counts = _merged(ends, unit, first[order], counts[order])
     padded = ends[np.resize(first, 2 ** int(np.ceil(np.log2(len(first)))))]
     points, scales, log_masses, good = (np.asarray(leaf)[: len(first)] for leaf in _look(log_density, padded))
     evaluations = 2 * int(climbs.sum()) + padded.size
@@ -181,6 +181,18 @@ def mixture(modes: Modes) -> Mixture:
     require(len(modes.points) >= 1, "modes", "none", "at least one")
     points, scales, log_masses, *_ = modes
     return Mixture(jax.nn.log_softmax(log_masses), points, scales, jnp.asarray(jnp.inf, points.dtype))
+
+
+def _merged(ends: np.ndarray, unit: np.ndarray, first: np.ndarray, counts: np.ndarray):
+    """Ends that rounding has told apart, together where they are neighbours: in many dimensions nearly all are."""
+    kept = np.zeros(0, int)
+    hits = np.zeros(len(first), int)
+    for i in range(len(first)):
+        near = np.flatnonzero((np.abs(ends[first[kept]] - ends[first[i]]) < 2 * unit).all(axis=1))
+        if not near.size:
+            kept = np.append(kept, i)
+        hits[kept[near[0]] if near.size else i] += counts[i]
+    return first[kept], hits[kept]
 
 
 def _distinct(points, scales, log_masses, counts, evaluations: int) -> Modes:

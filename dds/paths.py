@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from dds import mixtures, normal
 from dds.checks import require, typed
-from dds.types import KeyArray, Mixture, Noise, Normal, Path, Point, Row, Sampler, Scalar, State, Transitions
+from dds.types import KeyArray, Noise, Normal, Path, Point, Prior, Row, Sampler, Scalar, State, Transitions
 
 
 class Visit(NamedTuple):
@@ -364,9 +364,7 @@ def _point(sampler: Sampler, y: State) -> tuple[Point, Scalar]:
     return normal.bijection(sampler.coordinates).forward(y[: _dim(sampler)])
 
 
-def _path(
-    sampler: Sampler, prior: Normal | Mixture, states, increments: Increment, x: Point, log_determinant: Scalar
-) -> Path:
+def _path(sampler: Sampler, prior: Prior, states, increments: Increment, x: Point, log_determinant: Scalar) -> Path:
     reference, end = sampler.reference, states[-1]
     momentum = end[x.size :]
     of_momentum = normal.log_density(Normal(jnp.zeros_like(momentum), jnp.ones((), end.dtype)), momentum)

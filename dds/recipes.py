@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from dds import conditional, estimators, families, losses, mixtures, networks, normal, schedules, smc
 from dds.checks import require, typed
 from dds.search import DENSE, Found, search
-from dds.types import Family, KeyArray, Loss, Mixture, Normal, Target
+from dds.types import Family, KeyArray, Loss, Mixture, Normal, Product, Target
 
 
 class Numbers(NamedTuple):
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
     evaluations: int = 0
     score_clip: float = 100.0
     stop_score: bool = False
-    prior: Mixture | None = None
+    prior: Mixture | Product | None = None
     few: tuple[int, ...] = ()
 
 
@@ -230,7 +230,7 @@ def choose(
         place, scattered = found.coordinates, found.several_modes or not found.fitted
         finding = "one mode, with a neck" if found.few else found.finding
         cover = place
-        if scattered and found.ess > 0:
+        if scattered and found.ess > 0 and isinstance(found.prior, Mixture):
             cover = mixtures.join(mixtures.push(place, found.prior), mixtures.of_normal(start), 0.5)
         elif scattered:  # there are more modes than those that were found
             cover = start
@@ -387,11 +387,16 @@ def template(description: dict[str, Any]) -> Plan:
         'gates'
     """
     rest = {name: value for name, value in description.items() if name != "arrays"}
-    kinds: dict[str, Any] = {"coordinates": Normal, "points": lambda points: points, "prior": Mixture}
+    kinds: dict[str, Any] = {"coordinates": Normal, "points": lambda points: points, "prior": _prior}
     shapes = description["arrays"]
     arrays = {name: shapes[name] and kinds[name](*(jnp.zeros(*leaf) for leaf in shapes[name])) for name in ARRAYS}
     rest |= {"numbers": Numbers(**rest["numbers"]), "few": tuple(rest["few"])}
     return Plan(**rest, **arrays)
+
+
+def _prior(log_shares: Array, *rest: Array) -> Mixture | Product:
+    mixture = Mixture(log_shares, *rest)
+    return mixture if log_shares.ndim == 1 else Product(mixture)
 
 
 def arrays_of(plan: Plan) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def evaluate(
         refined = smc.refine(refine_key, sampler, target.log_density, REFINED)
         log_z = estimators.bridge(log_w, refined.log_weights)
         evaluations += refined.evaluations
-    checked = _check(check_key, weigh, explored, points, log_w, float(log_z.value))
+    checked = _check(check_key, target, weigh, explored, points, log_w, float(log_z.value))
     report = evaluation.summarise(
         log_w,
         log_z_true=target.log_z,
@@ -218,21 +218,28 @@ def _is_poor(log_weights: Array, precision: float) -> bool:
 
 
 def _check(
-    key: KeyArray, weigh: Callable, explored: looking.Explored, points: Array, log_weights: Array, log_z: float
+    key: KeyArray,
+    target: Target,
+    weigh: Callable,
+    explored: looking.Explored,
+    points: Array,
+    log_weights: Array,
+    log_z: float,
 ) -> dict[str, Any]:
     """What points and modes found otherwise say of a sampler, as arguments of `dds.evaluation.summarise`."""
     particles_key, modes_key = jax.random.split(key)
-    if explored.settled is None:  # in many dimensions nothing was looked for
-        return {}
-    weights = weigh(particles_key, explored.points)
-    shares = looking.uncovered(partial(weigh, modes_key), log_z, explored.modes)
-    checked = {"explored_log_weights": weights, "missed_modes": float(shares.sum())}
-    if not np.isfinite(log_weights).any():
-        return checked
-    missed = explored.points[evaluation.large(log_weights, weights)]
+    shares = looking.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes)
+    checked: dict[str, Any] = {"missed_modes": float(shares.sum())}
+    missed = explored.points[:0]
     if shares.sum() > evaluation.MISSED_MODES:
         missed = explored.modes.points[int(np.argmax(shares))][None]
-    elif not explored.settled or len(missed) <= evaluation.MISSED * len(weights):
+    if explored.settled is not None:
+        weights = weigh(particles_key, explored.points)
+        checked["explored_log_weights"] = weights
+        large = explored.points[evaluation.large(log_weights, weights)]
+        if explored.settled and not len(missed) and len(large) > evaluation.MISSED * len(weights):
+            missed = large
+    if not np.isfinite(log_weights).any():
         return checked
     return checked | {"where": evaluation.differences(missed, points, log_weights)}
 

@@ -1,5 +1,6 @@
 """From a log density to samples, log Z and a verdict in one call, which climbs only as far as it must."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -105,7 +106,9 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     """Looks at a target twice: for what to start from, and for points to check by; and tries the cheapest sampler.
 
     The two looks are independent. If the second finds modes that the first does not cover, both are made again, the
-    first with these modes. If it finds particles where the first would not draw, a component is added for them.
+    first with these modes. If it finds particles where the first would not draw, a component is added for them, where
+    that helps, and more particles are asked. If what was found is not enough, it is adapted to particles
+    (`dds.search.temper`).
 
     Args:
         key: The random key.
@@ -122,15 +125,18 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         True
     """
     started, start, log_density = time.perf_counter(), recipes.starting_point(target), target.log_density
-    explore_key, search_key, *keys = jax.random.split(key, 2 + 3 * LOOKS)
+    explore_key, search_key, *keys = jax.random.split(key, 2 + 4 * LOOKS)
     explored = search.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
     spent = explored.evaluations + found.evaluations
-    looked = Looked(found, explored, None, spent)
+    looked, tempered = Looked(found, explored, None, spent), False
     for i in range(LOOKS):
+        evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
+        if found.ess < search.POOR and not tempered:
+            found, before, tempered = search.temper(temper_key, log_density, start, found), found, True
+            spent += found.evaluations - before.evaluations
         if found.ess == 0:
             return looked._replace(found=found, explored=explored, evaluations=spent)
-        evaluate_key, search_key, explore_key = keys[3 * i : 3 * i + 3]
         recipe = recipes.importance(target, found)
         fit = training.fit(evaluate_key, *recipe[:4])
         seconds = time.perf_counter() - started
@@ -140,10 +146,18 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         if modes is not None and modes > evaluation.MISSED_MODES:
             known = explored.modes
             found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
-            explored = search.explore(explore_key, log_density, start)
+            explored, tempered = search.explore(explore_key, log_density, start), False
             spent += found.evaluations + explored.evaluations
         elif explored.settled and mass is not None and mass > evaluation.MISSED:
+            # Is it chance? More particles say, and whether a component for those that were missed is enough.
+            if len(explored.points) > search.EXPLORERS:
+                break
             found, before = search.extend(search_key, log_density, found, explored.points), found
+            explored = search.explore(explore_key, log_density, start, count=4 * search.EXPLORERS)
+            spent += found.evaluations - before.evaluations + explored.evaluations
+        elif not met(result, goal) and not tempered:
+            before, tempered = found._replace(ess=result.report.ess), True
+            found = search.temper(temper_key, log_density, start, before)
             spent += found.evaluations - before.evaluations
             if found.prior is before.prior:
                 break
@@ -193,8 +207,10 @@ def climb(
     started = time.perf_counter() if started is None else started
     explored = None if looked is None else looked.explored
     spent = best.evaluations if best is not None else 0 if looked is None else looked.evaluations
+    tried = [] if best is None else [best]
     if looked is not None and looked.result is not None:
         best = looked.result._replace(evaluations=spent)
+        tried = [best]
         keep(best)
         if met(best, goal):
             return best
@@ -204,7 +220,8 @@ def climb(
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
         spent += result.evaluations
-        best = better(best, result)._replace(evaluations=spent)
+        tried.append(result)
+        best = functools.reduce(better, beside(tried))._replace(evaluations=spent)
         keep(best)
         if met(best, goal):
             break
@@ -235,11 +252,41 @@ def met(result: Result, goal: Goal) -> bool:
 
 
 @typed
-def better(one: Result | None, other: Result) -> Result:
+def beside(results: list[Result]) -> list[Result]:
+    """Results for one target, each with what the others say of log Z: what a sampler misses makes its log Z too small.
+
+    Args:
+        results: The results.
+
+    Returns:
+        The same, where the report and the verdict of each know the largest estimate of the others.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> result = sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
+        >>> low = result._replace(report=result.report._replace(log_z=0.0))
+        >>> "another sampler found more" in beside([result, low])[1].verdict
+        True
+    """
+    known = []
+    for i, result in enumerate(results):
+        others = [other.report for j, other in enumerate(results) if j != i and evaluation.is_estimated(other.report)]
+        if others:
+            largest = max(others, key=lambda report: report.log_z)
+            report = result.report._replace(
+                log_z_of_another=largest.log_z, log_z_of_another_standard_error=largest.log_z_standard_error
+            )
+            result = result._replace(report=report, verdict=evaluation.verdict(report))
+        known.append(result)
+    return known
+
+
+@typed
+def better(one: Result, other: Result) -> Result:
     """The better of two results: with fewer doubts, else with the smaller standard error.
 
     Args:
-        one: A result, or `None`.
+        one: A result.
         other: Another.
 
     Returns:
@@ -248,11 +295,9 @@ def better(one: Result | None, other: Result) -> Result:
     Example:
         >>> import jax.numpy as jnp
         >>> result = sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
-        >>> better(None, result) is result
+        >>> better(result, result) is result
         True
     """
-    if one is None:
-        return other
 
     def rank(result: Result) -> tuple[int, float]:
         return _reasons(result.report), np.nan_to_num(result.report.log_z_standard_error, nan=np.inf)

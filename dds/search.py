@@ -18,10 +18,13 @@ from dds import adaptation, conditional, coordinates, estimators, mixtures, mode
 from dds.checks import typed
 from dds.compiling import noise, once
 from dds.modes import Modes
-from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal
+from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal, Product, Scalar
 
 DENSE = 128
 """The dimension up to which many climbs are made, Hessians averaged, and particles tempered."""
+
+FEW = 64
+"""The number of climbs above that."""
 
 CURVED = 64
 """The dimension up to which third derivatives are looked at."""
@@ -34,6 +37,9 @@ NARROWER = (1.0, 0.3, 0.1)
 
 APART = 5.0
 """A mode at which the density is this much higher, in nats, than a sampler says, is one that it does not cover."""
+
+AROUND = 16
+"""The draws around a mode by which it is asked."""
 
 LISTED = 0.1
 """The share of climbs to new modes above which it is not tried to list them."""
@@ -51,13 +57,10 @@ CHEAP = 2**18
 """The most evaluations of the density that draws of a sampler may cost without further ado."""
 
 GOOD = 0.5
-"""The effective sample size in the coordinates of a neck with which the search ends."""
+"""The effective sample size from which the search ends, if the weights have a light tail, too."""
 
 POOR = 0.1
 """The effective sample size below which importance sampling is not relied on, however many draws there are."""
-
-USELESS = 0.02
-"""The effective sample size below which particles are tempered, for a mixture to be adapted to them."""
 
 EXPLORERS = 400
 """The number of tempered particles that are asked what a sampler missed."""
@@ -70,7 +73,7 @@ class Found(NamedTuple):
         coordinates: A normal fit: the coordinates to run a sampler in.
         prior: A distribution in the coordinates to draw from, close to the target.
         few: The coordinates that a neck is due to, first among those of `prior`; none if no neck was found.
-        ess: The effective sample size of draws from `prior`, as a fraction.
+        ess: The effective sample size of draws from `prior`, as a fraction (`dds.adaptation.Round`).
         fitted: Whether the fit is one, and not merely the place that was looked at.
         modes: The modes.
         several_modes: Whether several modes matter.
@@ -79,7 +82,7 @@ class Found(NamedTuple):
     """
 
     coordinates: Normal
-    prior: Mixture
+    prior: Mixture | Product
     few: tuple[int, ...]
     ess: float
     fitted: bool
@@ -94,7 +97,7 @@ class Explored(NamedTuple):
 
     Attributes:
         points: Tempered particles.
-        settled: Whether they have arrived at the target; `None` if there are none, in many dimensions.
+        settled: Whether they have arrived at the target; `None` if there are none, above `DENSE` dimensions.
         modes: Modes, of climbs.
         evaluations: The number of evaluations of the density.
     """
@@ -116,7 +119,7 @@ def search(
     largest bound. Modes that the fit does not cover become components of a mixture, with the masses that Laplace's
     approximation gives them. Where that is not good, and there is a neck (`dds.conditional`), the search goes on in its
     coordinates. The mixture is adapted to the target in a few rounds of importance sampling (`dds.adaptation`), tails
-    included. If nothing is good, particles are tempered, and the mixture adapted to them.
+    included.
 
     Args:
         key: The random key.
@@ -138,9 +141,9 @@ def search(
         >>> found.finding, found.ess > 0.9
         ('one mode, with a normal fit', True)
     """
-    modes_key, fit_key, first_key, adapt_key, neck_key, particles_key = jax.random.split(key, 6)
+    modes_key, fit_key, first_key, adapt_key, neck_key = jax.random.split(key, 5)
     dim, dense = start.mean.size, start.mean.size <= DENSE
-    found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start) if dense else 1)
+    found = modes.search(modes_key, log_density, start, starts=_starts(log_density, start))
     if known is not None:
         found = modes.merge(found, known)
     fit, bound, spent, fitted = _fit(fit_key, log_density, start, found, dense)
@@ -150,22 +153,22 @@ def search(
     one = Found(fit, plain, (), 0.0, fitted, found, False, finding, found.evaluations + spent)
     if not fitted:
         one = one._replace(finding="no normal fit")
-    if not dense:
-        finding = f"a normal fit at the mode; above {DENSE} dimensions other modes are not looked for"
-        return _tried(one._replace(finding=finding), adaptation.rounds(log_density, fit, 1024)(first_key, plain))
-
-    one = _with_others(log_density, bound, one)
+    one = _with_others(log_density, bound, one, plain.freedom)
     if one.several_modes and found.unseen > LISTED:
         new = f"{found.unseen:.0%} of climbs find new ones"
         return one._replace(finding=f"{len(found.points)} modes, and {new}: too many to list")
+    prior = one.prior
+    assert isinstance(prior, Mixture)
+    if not dense:
+        return _tried(one, adaptation.rounds(log_density, one.coordinates, 1024)(first_key, prior))
     wide = mixtures.pull(one.coordinates, mixtures.of_normal(start))
-    branches = len(one.prior.means)
+    branches = len(prior.means)
     if dim <= adaptation.FLAT:
-        one = one._replace(prior=mixtures.join(one.prior, wide, 0.1))
+        prior = mixtures.join(prior, wide, adaptation.WIDE)
     draw = adaptation.rounds(log_density, one.coordinates, DRAWS)
-    first = draw(first_key, one.prior)
-    one = _tried(one, first)
-    if _suffices(first.log_weights, precision):
+    first = draw(first_key, prior)
+    one = _tried(one._replace(prior=prior), first)
+    if first.ess > GOOD and _suffices(first.log_weights, precision):
         return one
     neck = None
     if fitted and 2 <= dim <= CURVED and branches <= BRANCHES:
@@ -173,9 +176,8 @@ def search(
         one = one._replace(evaluations=neck.evaluations)
         if neck.few and neck.ess > GOOD:
             return neck
-    one = _adapted(one, adaptation.adapt(adapt_key, draw, one.prior, wide=wide), one.finding)
-    best = one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
-    return best if best.ess >= USELESS else _with_particles(particles_key, log_density, start, best)
+    one = _adapted(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.finding)
+    return one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
 
 
 @typed
@@ -202,27 +204,81 @@ def extend(
         True
     """
     place = found.coordinates
-    if found.few or len(place.mean) > DENSE or len(points) < 10:
+    if found.few or isinstance(found.prior, Product) or len(place.mean) > DENSE or len(points) < 10:
         return found
     around = Normal(jnp.mean(jnp.asarray(points), axis=0), jnp.std(jnp.asarray(points), axis=0) + 1e-6)
     mixture = mixtures.join(found.prior, mixtures.pull(place, mixtures.of_normal(around)), 0.5)
     adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), mixture)
     finding = f"{found.finding}, and a component around tempered particles"
     # The effective sample size of before is that of a part of the target: it is not to be compared with.
-    return _adapted(found._replace(ess=USELESS), adapted, finding, otherwise=found)
+    return _adapted(found._replace(ess=POOR), adapted, finding, otherwise=found)
 
 
 @typed
-def explore(key: KeyArray, log_density: LogDensity, start: Normal) -> Explored:
+def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) -> Found:
+    """What was found, with a product (`dds.types.Product`) or a mixture adapted to tempered particles, if it is better.
+
+    Args:
+        key: The random key.
+        log_density: The log density, unnormalised.
+        start: Where to look.
+        found: What was found.
+
+    Returns:
+        What was found; the same above `DENSE` dimensions, if the particles do not arrive, or if nothing better comes of
+        them.
+
+    Example:
+        >>> from dds import targets
+        >>> target = targets.many_well(4)
+        >>> found = search(jax.random.key(0), target.log_density, target.start)
+        >>> temper(jax.random.key(1), target.log_density, target.start, found._replace(ess=0.0)).finding
+        '4 modes; tempered particles, with a mixture for each coordinate'
+    """
+    if start.mean.size > DENSE:
+        return found
+    temper_key, product_key, mixture_key = jax.random.split(key, 3)
+    particles = smc.temper(temper_key, log_density, start, 1000, settling=8)
+    found = found._replace(evaluations=found.evaluations + particles.evaluations)
+    if not particles.settled:  # as of a density without an integral, which they follow to infinity
+        return found
+    points, dim, dtype = particles.points, start.mean.size, particles.points.dtype
+    equal = jnp.full(len(points), 1 / len(points), dtype)
+    place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
+    if dim > 1 and float(jnp.min(place.scale)) > 0:
+        inside = jax.vmap(partial(normal.standardise, place))(points)
+        product = mixtures.fit(mixtures.product(inside), inside, equal, iterations=20, shrinkage=adaptation.SHRINKAGE)
+        adapted = adaptation.adapt(product_key, adaptation.rounds(log_density, place, DRAWS), product)
+        found = _replaced(found, place, adapted, "a mixture for each coordinate")
+    if found.ess > GOOD:
+        return found
+    try:
+        place = coordinates.moments(points)
+    except ValueError:  # they lie in a plane, or there are too few of them
+        return found
+    inside = jax.vmap(partial(normal.standardise, place))(points)
+    scales = jnp.broadcast_to(0.5 * jnp.eye(dim, dtype=dtype), (8, dim, dim))
+    mixture = Mixture(jnp.full(8, -jnp.log(8.0), dtype), inside[:8], scales, jnp.asarray(jnp.inf, dtype))
+    mixture = mixtures.fit(mixture, inside, equal, iterations=20)
+    adapted = adaptation.adapt(mixture_key, adaptation.rounds(log_density, place, DRAWS), mixture)
+    return _replaced(found, place, adapted, "a mixture")
+
+
+@typed
+def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int = EXPLORERS) -> Explored:
     """Looks for points of the target by climbs from new starts and by tempering from a wide start.
 
     Args:
         key: The random key, another than that of `search`.
         log_density: The log density, unnormalised.
         start: Where to look.
+        count: The number of particles, at least 2.
 
     Returns:
         The points and modes.
+
+    Raises:
+        ValueError: If there are fewer particles.
 
     Example:
         >>> from dds import targets
@@ -231,22 +287,29 @@ def explore(key: KeyArray, log_density: LogDensity, start: Normal) -> Explored:
         True
     """
     modes_key, particles_key = jax.random.split(key)
+    found = modes.search(modes_key, log_density, start, starts=_starts(log_density, start))
     if start.mean.size > DENSE:
-        found = modes.search(modes_key, log_density, start, starts=1)
         return Explored(jnp.zeros((0, start.mean.size), start.mean.dtype), None, found, found.evaluations)
-    found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
     options = {"mcmc_steps": 5, "ess_threshold": 0.7, "settling": 8, "max_stages": 100}
-    particles = smc.temper(particles_key, log_density, start, EXPLORERS, **options)
+    particles = smc.temper(particles_key, log_density, start, count, **options)
     return Explored(particles.points, particles.settled, found, found.evaluations + particles.evaluations)
 
 
 @typed
 def uncovered(
-    weigh: Callable[[Float[Array, "points dim"]], Float[Array, " points"]], log_z: float, found: Modes
+    log_density: LogDensity,
+    weigh: Callable[[Float[Array, "points dim"]], Float[Array, " points"]],
+    log_z: float,
+    found: Modes,
 ) -> Float[np.ndarray, " modes"]:
-    """The share of the target in each mode that a sampler does not cover, by Laplace's approximation.
+    """The share of the target in each mode that a sampler does not cover.
+
+    A mode is not covered if most draws around it have weights far above the normalising constant. Its mass is that of
+    Laplace's approximation, or the estimate of importance sampling with these draws, whichever is smaller: along a
+    ridge the curvature at the mode can make the mass look larger by orders.
 
     Args:
+        log_density: The log density, unnormalised.
         weigh: The log weights that paths of the sampler to given points have.
         log_z: The logarithm of the normalising constant.
         found: The modes; the heaviest `COMPONENTS` are looked at.
@@ -261,28 +324,40 @@ def uncovered(
         >>> left = Normal(jnp.array([-4.0, 0.0]), jnp.ones(()))
         >>> def weigh(points):
         ...     return jax.vmap(lambda x: mixture.log_density(x) - normal.log_density(left, x))(points)
-        >>> uncovered(weigh, -0.29, found).round(2).tolist()
+        >>> uncovered(mixture.log_density, weigh, -0.29, found).round(2).tolist()
         [0.0, 0.25]
     """
     if not len(found.points):
         return np.zeros(0)
     points, scales, log_masses = (leaf[: _most(found.points.shape[1])] for leaf in found[:3])
-    draws = _around(points, scales).reshape(-1, points.shape[1])
-    excesses = np.median(np.asarray(weigh(draws)).reshape(len(points), -1), axis=1) - log_z
-    masses, missed = np.asarray(log_masses, np.float64), ~(excesses <= APART)
+    draws, log_weights = _around(log_density, points, scales)
+    weights = np.asarray(weigh(draws.reshape(-1, points.shape[1]))).reshape(len(points), -1)
+    excesses = np.median(np.where(np.isneginf(log_weights), -np.inf, weights), axis=1) - log_z
+    estimates = np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=1) - np.log(AROUND)
+    masses, missed = np.fmin(np.asarray(log_masses, np.float64), estimates), ~(excesses <= APART)
     total = np.logaddexp.reduce(np.append(masses[missed], log_z))
     return np.where(missed, np.exp(masses - total), 0.0)
+
+
+def _starts(log_density: LogDensity, start: Normal) -> int:
+    return min(modes.affordable(log_density, start), modes.MOST if start.mean.size <= DENSE else FEW)
 
 
 def _most(dim: int) -> int:
     return int(np.clip(2**17 // dim**2, 32, COMPONENTS))
 
 
-@once
-def _around(points: Array, scales: Array) -> Array:
-    """Sixteen draws from a normal distribution around each point."""
-    drawn = jax.random.normal(jax.random.key(0), (16, points.shape[1]), points.dtype)
-    return jax.vmap(lambda *mode: jax.vmap(partial(normal.reparameterise, Normal(*mode)))(drawn))(points, scales)
+@partial(once, static_argnums=0)
+def _around(log_density: LogDensity, points: Array, scales: Array) -> tuple[Array, Array]:
+    """Draws from the normal distribution around each point, and their log weights."""
+    noise = jax.random.normal(jax.random.key(0), (AROUND, points.shape[1]), points.dtype)
+
+    def one(place: Normal, e: Array) -> tuple[Array, Array]:
+        x = normal.reparameterise(place, e)
+        log_w = log_density(x) - normal.log_density(place, x)
+        return x, jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)
+
+    return jax.lax.map(lambda mode: jax.vmap(partial(one, Normal(*mode)))(noise), (points, scales), batch_size=16)
 
 
 def _fit(
@@ -323,10 +398,10 @@ def _adapted(found: Found, adapted: adaptation.Adapted, finding: str, otherwise:
     spent = found.evaluations + adapted.rounds * DRAWS
     if adapted.ess <= found.ess:
         return (otherwise or found)._replace(evaluations=spent)
-    return found._replace(prior=adapted.mixture, ess=adapted.ess, finding=finding, evaluations=spent)
+    return found._replace(prior=adapted.prior, ess=adapted.ess, finding=finding, evaluations=spent)
 
 
-def _with_others(log_density: LogDensity, bound: float, found: Found) -> Found:
+def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: Scalar) -> Found:
     """With the modes that the fit does not cover, in coordinates of all of them."""
     if not len(found.modes.points):
         return found
@@ -336,7 +411,7 @@ def _with_others(log_density: LogDensity, bound: float, found: Found) -> Found:
     def weigh(points: Array) -> Array:
         return jax.vmap(lambda x: log_density(x) - normal.log_density(fit, x))(points)
 
-    chosen = np.flatnonzero(uncovered(weigh, bound, found.modes) > np.exp(-RELEVANT))
+    chosen = np.flatnonzero(uncovered(log_density, weigh, bound, found.modes) > np.exp(-RELEVANT))
     if not chosen.size:
         return found
     points, scales, log_masses, counts, evaluations = found.modes
@@ -344,7 +419,7 @@ def _with_others(log_density: LogDensity, bound: float, found: Found) -> Found:
     share = float(jnp.clip(jax.nn.sigmoid(bound - jax.nn.logsumexp(others.log_masses)), 1e-6, 1 - 1e-6))
     mixture = mixtures.join(modes.mixture(others), mixtures.of_normal(fit), share)
     place = mixtures.moments(mixture)
-    prior = mixtures.pull(place, mixture._replace(freedom=found.prior.freedom))
+    prior = mixtures.pull(place, mixture._replace(freedom=freedom))
     return found._replace(coordinates=place, prior=prior, several_modes=True, finding=f"{len(mixture.means)} modes")
 
 
@@ -366,8 +441,10 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
     place = conditional.bijection(log_density, fit, few)
     draw = adaptation.rounds(log_density, place, DRAWS)
     own = Normal(jnp.zeros(len(few), fit.mean.dtype), jnp.ones((), fit.mean.dtype))
-    mixture, ess, rounds = adaptation.adapt(adapt_key, draw, mixtures.of_normal(own))
-    evaluations += rounds * DRAWS * conditional.cost(dim)
+    adapted = adaptation.adapt(adapt_key, draw, mixtures.of_normal(own))
+    mixture, ess = adapted.prior, adapted.ess
+    assert isinstance(mixture, Mixture)
+    evaluations += adapted.rounds * DRAWS * conditional.cost(dim)
     prior, missed = mixtures.extend(mixture, dim), 0.0
     if found.several_modes:  # what looks like a second mode is often the neck itself
 
@@ -380,29 +457,15 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
             return jax.lax.map(one, points, batch_size=64)
 
         log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
-        missed = float(uncovered(weigh, float(log_z), found.modes).sum())
+        missed = float(uncovered(log_density, weigh, float(log_z), found.modes).sum())
     if ess < 1.2 * found.ess or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
     finding = f"one mode, nearly normal given coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
     return Found(fit, prior, few, ess, True, found.modes, False, finding, evaluations)
 
 
-def _with_particles(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) -> Found:
-    """A mixture adapted to tempered particles, if it is better."""
-    temper_key, adapt_key = jax.random.split(key)
-    particles = smc.temper(temper_key, log_density, start, 1000, settling=8)
-    found = found._replace(evaluations=found.evaluations + particles.evaluations)
-    if not particles.settled:  # as of a density without an integral, which they follow to infinity
-        return found
-    try:
-        place = coordinates.moments(particles.points)
-    except ValueError:  # they lie in a plane, or there are too few of them
-        return found
-    inside = jax.vmap(partial(normal.standardise, place))(particles.points)
-    dim, dtype = start.mean.size, inside.dtype
-    scales = jnp.broadcast_to(0.5 * jnp.eye(dim, dtype=dtype), (8, dim, dim))
-    mixture = Mixture(jnp.full(8, -jnp.log(8.0), dtype), inside[:8], scales, jnp.asarray(jnp.inf, dtype))
-    mixture = mixtures.fit(mixture, inside, jnp.full(len(inside), 1 / len(inside), dtype), iterations=20)
-    adapted = adaptation.adapt(adapt_key, adaptation.rounds(log_density, place, DRAWS), mixture)
+def _replaced(found: Found, place: Normal, adapted: adaptation.Adapted, what: str) -> Found:
+    """What was found, in other coordinates if the prior there is better."""
     better = found._replace(coordinates=place, few=(), fitted=True, ess=1.2 * found.ess)
-    return _adapted(better, adapted, f"{found.finding}; tempered particles, with a mixture", otherwise=found)
+    finding = f"{found.finding.split(';')[0]}; tempered particles, with {what}"
+    return _adapted(better, adapted, finding, otherwise=found)

@@ -77,6 +77,20 @@ class Mixture(NamedTuple):
     freedom: Scalar
 
 
+class Product(NamedTuple):
+    """Independent coordinates, each with a mixture of its own.
+
+    Attributes:
+        factors: The mixtures, of one dimension, each array with a leading axis for the coordinates.
+    """
+
+    factors: Mixture
+
+
+Prior: TypeAlias = Normal | Mixture | Product
+"""A distribution that a path can start from."""
+
+
 class Bijection(NamedTuple):
     """Coordinates that need not be affine: a map of points, one to one.
 
@@ -154,7 +168,7 @@ class Sampler(NamedTuple):
             in the target.
     """
 
-    prior: Normal | Mixture
+    prior: Prior
     reference: Reference
     kernel: Kernel
     coordinates: Normal | Bijection

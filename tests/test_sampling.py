@@ -54,7 +54,6 @@ def test_a_goal_is_met_on_one_side_of_each_limit(result, good, bad):
 def test_the_better_result_has_fewer_doubts_and_then_the_smaller_error(result):
     doubted = with_report(result, missed_mass=0.5, log_z_standard_error=1e-6)
     worse = with_report(result, log_z_standard_error=1.0)
-    assert sampling.better(None, worse) is worse
     assert sampling.better(doubted, worse) is worse
     assert sampling.better(worse, doubted) is worse
     assert sampling.better(worse, result) is result

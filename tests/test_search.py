@@ -75,7 +75,7 @@ def missed(log_density, found, known, log_z=LOG_Z):
 
         return jax.vmap(one)(points)
 
-    return search.uncovered(weigh, log_z, known)
+    return search.uncovered(log_density, weigh, log_z, known)
 
 
 def both_modes():
@@ -166,13 +166,13 @@ def test_known_modes_are_covered_and_points_that_are_missed():
         requires_z(drawn(two_modes, better)[1])
 
 
-def test_above_dense_dimensions_only_the_mode_is_looked_at():
+def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
     dim = search.DENSE + 1
     start = normal.standard(dim)
     found = search.search(jax.random.key(0), many, start)
-    assert found.finding.startswith(f"a normal fit at the mode; above {search.DENSE} dimensions")
+    assert found.finding == "one mode, with a normal fit"
     assert (found.few, found.fitted, found.several_modes) == ((), True, False)
-    assert found.modes.counts.tolist() == [1]
+    assert found.modes.counts.tolist() == [search.FEW]
     np.testing.assert_allclose(found.coordinates.mean, np.ones(dim), atol=1e-4)
     np.testing.assert_allclose(found.coordinates.scale, 0.5 * np.eye(dim), atol=1e-4)
     assert found.prior.means.shape == (1, dim)
@@ -182,8 +182,19 @@ def test_above_dense_dimensions_only_the_mode_is_looked_at():
     assert search.extend(jax.random.key(1), many, found, jnp.zeros((20, dim))) is found
     explored = search.explore(jax.random.key(1), many, start)
     assert (explored.points.shape, explored.settled) == ((0, dim), None)
-    assert explored.modes.counts.tolist() == [1]
+    assert explored.modes.counts.tolist() == [search.FEW]
     assert explored.evaluations == explored.modes.evaluations
+    assert search.temper(jax.random.key(1), many, start, found) is found
+
+
+def test_above_dense_dimensions_two_modes_are_found():
+    dim = search.DENSE + 1
+    means = jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(dim)[0])
+    two = targets.gaussian_mixture(means, jnp.ones(2), jnp.array([3.0, 1.0]))
+    found = search.search(jax.random.key(0), two.log_density, Normal(jnp.zeros(dim), jnp.array(3.0)))
+    assert (found.several_modes, found.finding) == (True, "2 modes")
+    assert found.ess > 0.9
+    np.testing.assert_allclose(np.sort(np.exp(found.prior.log_shares)), [0.25, 0.75], atol=1e-3)
 
 
 @pytest.mark.slow
@@ -216,14 +227,36 @@ def test_uncovered_is_the_share_of_modes_on_either_side():
         def weigh(points, one=one):
             return jax.vmap(lambda x: two_modes(x) - normal.log_density(one, x))(points)
 
-        np.testing.assert_allclose(search.uncovered(weigh, LOG_Z + np.log(share), known), exact, atol=1e-3)
+        np.testing.assert_allclose(search.uncovered(two_modes, weigh, LOG_Z + np.log(share), known), exact, atol=1e-3)
 
 
 def test_a_mode_is_missed_where_weights_are_far_above_z():
     known = both_modes()
     for excess, missing in {-np.inf: False, 0.0: False, 4.9: False, 5.1: True, np.inf: True, np.nan: True}.items():
-        shares = search.uncovered(lambda points, excess=excess: jnp.full(len(points), LOG_Z + excess), LOG_Z, known)
+
+        def weigh(points, excess=excess):
+            return jnp.full(len(points), LOG_Z + excess)
+
+        shares = search.uncovered(two_modes, weigh, LOG_Z, known)
         # Both modes are missed or none: what the sampler knows of is then the half of all.
-        np.testing.assert_allclose(shares, [0.375, 0.125] if missing else [0, 0], rtol=1e-5)
+        np.testing.assert_allclose(shares, [0.375, 0.125] if missing else [0, 0], rtol=1e-3)
     none = known._replace(points=jnp.zeros((0, 3)))
-    assert search.uncovered(lambda points: points[:, 0], LOG_Z, none).shape == (0,)
+    assert search.uncovered(two_modes, lambda points: points[:, 0], LOG_Z, none).shape == (0,)
+
+
+def test_a_ridge_whose_curvature_would_make_it_the_heaviest_mode_is_weighed_by_its_draws():
+    # The curvature along the last coordinate is that of a deviation of 1000, but the density ends after 1.
+    known = both_modes()
+    long = known._replace(scales=known.scales.at[0, 2].mul(1000.0), log_masses=known.log_masses.at[0].add(np.log(1e3)))
+
+    def ridge(x):
+        ends = jnp.abs(x[2] - LEFT[2]) > 1
+        wide = Normal(jnp.asarray(LEFT, x.dtype), jnp.array([1.0, 1.0, 1000.0], x.dtype))
+        inside = normal.log_density(wide, x) + long.log_masses[0]
+        # Where the deviation is a thousandth of that, a few of the draws are inside; the others are not to be asked.
+        return jnp.where(ends, jnp.nan, inside)
+
+    def weigh(points):
+        return jnp.full(len(points), jnp.nan)
+
+    assert search.uncovered(ridge, weigh, LOG_Z, long)[0] == 0
