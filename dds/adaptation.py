@@ -31,6 +31,9 @@ ADAPTED = 64
 ENOUGH = 0.9
 """The effective sample size with which the adaptation ends."""
 
+HEAVIER = 0.02
+"""The mean log likelihood, in nats, that heavier tails of a mixture may cost, where it has no wide component."""
+
 HEAVY, PENALTY = 0.7, 0.1
 """Above this Pareto k the effective sample size of a round is not what it seems, and counts as this part of itself."""
 
@@ -187,8 +190,10 @@ def _spread(key: KeyArray, mixture: Mixture, count: int) -> Mixture:
 @once
 def _improve(mixture: Mixture, points: Array, weights: Array, wide: Mixture | None) -> Mixture:
     """The mixture fitted to weighted points; in few dimensions its lightest component makes way for the wide one."""
-    mixture = mixtures.fit(mixture, points, weights, iterations=3)
     count, dim = mixture.means.shape
+    # Without a wide component the tails are what bounds the weights: too heavy costs little, too light everything.
+    heavier = 0.0 if dim <= FLAT else HEAVIER
+    mixture = mixtures.fit(mixture, points, weights, iterations=3, heavier=heavier)
     if dim > FLAT or count < 2:
         return mixture
     if wide is None:

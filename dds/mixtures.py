@@ -18,9 +18,6 @@ from dds import normal
 from dds.checks import require, typed
 from dds.types import Mixture, Noise, Normal, Prior, Product, Scalar, State
 
-HARDLY = 0.02
-"""The loss of mean log likelihood, in nats, that heavier tails may cost."""
-
 FREEDOM = 32
 """The largest finite number of degrees of freedom."""
 
@@ -294,6 +291,7 @@ def fit(
     *,
     iterations: int = 10,
     shrinkage: float = 0.02,
+    heavier: float = 0.0,
 ) -> T:
     r"""Fits a mixture to weighted points by the EM algorithm, for several degrees of freedom, and keeps the best.
 
@@ -306,10 +304,10 @@ def fit(
         iterations: Its iterations, at least 1.
         shrinkage: The weight of a prior guess at each covariance, that of all points, in units of all points: it keeps
             components that have few from collapsing.
+        heavier: The mean log likelihood, in nats a point, that heavier tails may cost, at least 0.
 
     Returns:
-        The mixture, with the fewest degrees of freedom, out of 1, 2, 4, 8 and 32, under which the points are hardly
-        less likely than under any: too heavy a tail costs little, too light a tail can cost everything.
+        The mixture, with the fewest degrees of freedom, out of 1, 2, 4, 8 and 32, that `heavier` allows.
 
     Raises:
         ValueError: If `iterations` is below 1.
@@ -325,15 +323,14 @@ def fit(
         True
     """
     require(iterations >= 1, "iterations", iterations, "at least 1")
-    hardly = HARDLY / points.shape[1] if isinstance(start, Product) else HARDLY
-    fit = partial(_fit, iterations, weights=weights, shrinkage=shrinkage, hardly=hardly)
+    fit = partial(_fit, iterations, weights=weights, shrinkage=shrinkage, heavier=heavier)
     if isinstance(start, Product):
         return Product(jax.vmap(lambda factor, column: fit(factor, column[:, None]))(start.factors, points.T))
     return fit(start, points)
 
 
 @partial(jax.jit, static_argnums=0)
-def _fit(iterations: int, start: Mixture, points: Array, weights: Array, shrinkage: float, hardly: float) -> Mixture:
+def _fit(iterations: int, start: Mixture, points: Array, weights: Array, shrinkage: float, heavier: float) -> Mixture:
     dim = points.shape[1]
     centred = points - (weights @ points)[None]
     whole = (weights[None] * centred.T) @ centred
@@ -368,7 +365,7 @@ def _fit(iterations: int, start: Mixture, points: Array, weights: Array, shrinka
 
     mixtures, likelihoods = jax.lax.map(best_of, jnp.array([1, 2, 4, 8, 32], points.dtype))
     likelihoods = jnp.where(jnp.isnan(likelihoods), -jnp.inf, likelihoods)
-    best = jnp.argmax(likelihoods >= jnp.max(likelihoods) - hardly)
+    best = jnp.argmax(likelihoods >= jnp.max(likelihoods) - heavier)
     return jax.tree.map(lambda leaf: leaf[best], mixtures)
 
 
