@@ -33,7 +33,13 @@ def tests(session: nox.Session) -> None:
     install(session, "test", ".[cli,wandb]")
     # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
     # Nearly all of the time goes into compilation, so it is asked for less effort; `slow` compiles as users do.
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
+    # Commands that are run more than once, and killed, find the programs of the first run.
+    quick = {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        "JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()) / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     pytest(session, "-m", "not slow", "-n", "2", "tests", "--doctest-modules", "--pyargs", "dds", **quick)
 
 

@@ -63,6 +63,13 @@ def with_some(count, value, total=1000, rest=0.0):
         ({"forward_ess": None}, {"forward_ess": np.nan}, "seen from exact samples the ESS is nan"),
         ({"missed_mass": 0.03}, {"missed_mass": 0.031}, "of points found by other means 3% have weights that 1%"),
         ({"missed_mass": None}, {"missed_mass": np.nan}, "the check by points found by other means failed"),
+        # Another sampler's larger log Z counts beyond four standard errors of the difference; a smaller one does not.
+        (
+            {"log_z_of_another": 1.049, "log_z_of_another_standard_error": 0.0075},
+            {"log_z_of_another": 1.051, "log_z_of_another_standard_error": 0.0075},
+            "another sampler found more, log Z 1.051 instead of 1.000",
+        ),
+        ({"log_z_of_another": 0.0}, {"log_z_of_another": np.nan}, "another sampler found more"),
         ({"log_z_true": 1.039}, {"log_z_true": 1.041}, "log Z is off the truth by 0.041"),
         ({"log_z_true": 0.961}, {"log_z_true": 0.959}, "log Z is off the truth by 0.041"),
         ({"log_z_true": None}, {"log_z_true": np.nan}, "the true log Z or its error is not a finite number"),
@@ -237,3 +244,21 @@ def test_a_check_that_did_not_arrive_is_said_and_does_not_accuse():
     report = GOOD._replace(settled=False, missed_mass=0.9, forward_ess=None)
     assert "did not arrive at the target, and say nothing" in verdict(report)
     assert verdict(report).startswith("Trust")
+
+
+def test_the_standard_error_knows_what_a_heavy_tail_hides():
+    # Weights u^-k, with a mean of 1 / (1 - k): without a variance the spread of those drawn says too little.
+    rng = np.random.default_rng(0)
+    for k, least in {0.3: 0.97, 0.85: 0.8}.items():
+        hits, naive = [], []
+        for _ in range(60):
+            report = summarise((-k * np.log(rng.random(10_000))).astype(np.float32))
+            error = abs(report.log_z + np.log(1 - k))
+            hits.append(error <= 3 * report.log_z_standard_error)
+            naive.append(error <= 3 * report.log_z_of_weights_standard_error)
+        assert np.mean(hits) >= least
+        assert np.mean(hits) >= np.mean(naive)
+        if k < 0.5:
+            assert report.log_z_standard_error == report.log_z_of_weights_standard_error
+        else:
+            assert np.mean(naive) < 0.7

@@ -124,6 +124,33 @@ def test_paths_that_end_where_the_density_is_not_a_number_count_as_zero():
     assert result.verdict.startswith("Do not trust")
 
 
+def test_a_doubt_by_few_particles_is_asked_of_more(monkeypatch):
+    target = dds.targets.gaussian(jnp.zeros(2), jnp.eye(2))._replace(sample=None, log_z=None)
+    evaluate, asked = sampling.evaluate, []
+
+    def doubtful(*arguments, explored, **options):
+        result = evaluate(*arguments, explored=explored, **options)
+        asked.append(len(explored.points))
+        return with_report(result, missed_mass=0.05 if len(asked) == 1 else 0.0)
+
+    monkeypatch.setattr(sampling, "evaluate", doubtful)
+    monkeypatch.setattr(modes, "OPERATIONS", 1e4)
+    looked = sampling.look(KEY, target)
+    assert asked == [search.EXPLORERS, 4 * search.EXPLORERS]
+    assert sampling.met(looked.result, results.GOAL)
+
+
+def test_a_sampler_that_finds_less_than_another_is_doubted(result):
+    low = with_report(result, log_z=result.report.log_z - 0.1, log_z_standard_error=0.001)
+    known = sampling.beside([result, low])
+    assert [one.verdict.startswith("Trust") for one in known] == [True, False]
+    assert "another sampler found more" in known[1].verdict
+    assert sampling.better(*known[::-1]).report.log_z == result.report.log_z
+    # What has no estimate of its own accuses nobody.
+    broken = with_report(result, log_z=result.report.log_z + 1, samples=5.0)
+    assert sampling.beside([result, broken])[0].report.log_z_of_another is None
+
+
 def test_goals_and_numbers_are_checked():
     for name, value in (("precision", 0.0), ("draws", 0), ("paths", estimators.LEAST - 1)):
         with pytest.raises(ValueError, match=f"{name} must be"):

@@ -208,6 +208,24 @@ def test_a_density_without_a_mode(monkeypatch):
     assert all(np.isfinite(leaf).all() for leaf in (*found.coordinates, *found.prior[:3]))
 
 
+@pytest.mark.slow
+def test_modes_too_many_to_list_are_a_product():
+    target = targets.many_well()
+    found = search.search(jax.random.key(0), target.log_density, target.start)
+    assert found.finding.endswith("too many to list")
+    assert found.ess == 0
+    product = search.temper(jax.random.key(1), target.log_density, target.start, found)
+    assert product.ess > 0.4
+    assert product.evaluations > found.evaluations
+    x, ratio = drawn(target.log_density, product)
+    ratio = ratio * np.exp(LOG_Z - target.log_z)
+    requires_z(ratio)
+    weights = ratio / ratio.sum()
+    # The share of the right-hand well, by quadrature.
+    errors = np.sqrt(np.sum(weights**2) * 0.8443 * 0.1557)
+    assert np.all(np.abs(weights @ (x[:, ::2] > 0) - 0.84431) < 6 * errors)
+
+
 def test_explore_settles_for_a_normal_target():
     explored = search.explore(jax.random.key(1), one_mode, WIDE)
     assert explored.settled is True
