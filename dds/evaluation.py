@@ -202,9 +202,10 @@ def _hidden(pareto_k: float, heavy_share: float, paths: int) -> float:
     r"""What a heavy tail adds to Z beyond the largest of the weights, as a share of it.
 
     The tail is the largest hundredth, $M$ weights. Of the sum of a Pareto tail of shape $k$ a share of about $M^{k-1}$
-    lies beyond the quantile that $M$ draws reach. Up to k of 0.5 the weights have a variance, and that is enough.
+    lies beyond the quantile that $M$ draws reach. Up to k of 0.5 the weights have a variance, and that is enough; and a
+    tail that carries next to nothing hides as little.
     """
-    if not pareto_k > 0.5:
+    if not (pareto_k > 0.5 and heavy_share > HEAVY):
         return 0.0
     return heavy_share * max(paths // 100, 1) ** (min(pareto_k, 1.0) - 1)
 

@@ -168,8 +168,13 @@ def search(
     draw = adaptation.rounds(log_density, one.coordinates, DRAWS)
     first = draw(first_key, prior)
     one = _tried(one._replace(prior=prior), first)
-    if first.ess > GOOD and _suffices(first.log_weights, precision):
-        return one
+    if _suffices(first.log_weights, precision):
+        log_weights = [first.log_weights]
+        if first.ess <= GOOD:  # so few draws can look better than they are
+            log_weights += [draw(jax.random.fold_in(first_key, i), prior).log_weights for i in range(3)]
+            one = one._replace(evaluations=one.evaluations + 3 * DRAWS)
+        if _suffices(jnp.concatenate(log_weights), precision):
+            return one
     neck = None
     if fitted and 2 <= dim <= CURVED and branches <= BRANCHES:
         neck = _with_neck(neck_key, log_density, fit, one)

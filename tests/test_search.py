@@ -211,6 +211,8 @@ def test_a_density_without_a_mode(monkeypatch):
 @pytest.mark.slow
 def test_modes_too_many_to_list_are_a_product():
     target = targets.many_well()
+    assert target.log_z is not None
+    assert target.start is not None
     found = search.search(jax.random.key(0), target.log_density, target.start)
     assert found.finding.endswith("too many to list")
     assert found.ess == 0
