@@ -36,7 +36,7 @@ def tests(session: nox.Session) -> None:
     # Commands that are run more than once, and killed, find the programs of the first run.
     quick = {
         "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-        "JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()) / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()).resolve() / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
