@@ -32,7 +32,10 @@ ENOUGH = 0.9
 """The effective sample size with which the adaptation ends."""
 
 HEAVIER = 0.02
-"""The mean log likelihood, in nats, that heavier tails of a mixture may cost, where it has no wide component."""
+"""The mean log likelihood, in nats, that heavier tails may cost, where no wide component bounds the weights.
+
+In a product it is divided among the coordinates, whose wide components are normal.
+"""
 
 HEAVY, PENALTY = 0.7, 0.1
 """Above this Pareto k the effective sample size of a round is not what it seems, and counts as this part of itself."""
@@ -55,7 +58,8 @@ class Round(NamedTuple):
     @property
     def ess(self) -> float:
         """The effective sample size, as a fraction; less if the weights have a heavy tail (`HEAVY`)."""
-        return _ess(self.log_weights)
+        ess = float(jnp.nan_to_num(estimators.effective_sample_size(self.log_weights)))
+        return ess if estimators.pareto_k(self.log_weights) <= HEAVY else PENALTY * ess
 
 
 Draw: TypeAlias = Callable[[KeyArray, Mixture | Product], Round]
@@ -67,18 +71,13 @@ class Adapted(NamedTuple):
 
     Attributes:
         prior: The mixture, or the product, of the best round.
-        log_weights: The log weights of its draws.
+        ess: Its effective sample size, as a fraction (`Round.ess`).
         rounds: The number of rounds.
     """
 
     prior: Mixture | Product
-    log_weights: LogWeights
+    ess: float
     rounds: int
-
-    @property
-    def ess(self) -> float:
-        """The effective sample size, as a fraction; less if the weights have a heavy tail (`HEAVY`)."""
-        return _ess(self.log_weights)
 
 
 @typed
@@ -151,13 +150,12 @@ def adapt(
     if isinstance(prior, Mixture):
         dim = prior.means.shape[1]
         prior = _spread(jax.random.fold_in(key, most), prior, 8 if dim <= 3 else 4 if dim <= 10 else 2)
-    best, stale = None, 0
+    best, stale = Adapted(prior, -1.0, 0), 0
     for i in range(most):
         drawn = draw(jax.random.fold_in(key, i), prior)
-        stale = 0 if best is None or drawn.ess > 1.1 * best.ess + 0.002 else stale + 1
-        if best is None or drawn.ess > best.ess:
-            best = Adapted(prior, drawn.log_weights, i + 1)
-        best = best._replace(rounds=i + 1)
+        ess = drawn.ess
+        stale = 0 if ess > 1.1 * best.ess + 0.002 else stale + 1
+        best = (Adapted(prior, ess, 0) if ess > best.ess else best)._replace(rounds=i + 1)
         if stale == 2 or best.ess >= ENOUGH:
             break
         if isinstance(prior, Product):
@@ -167,7 +165,6 @@ def adapt(
         if count > ADAPTED:
             break
         prior = _improve(prior, drawn.states[:, :dim], _flattened(drawn.log_weights, 200 + 5 * dim), wide)
-    assert best is not None
     return best
 
 
@@ -208,7 +205,8 @@ def _improve(mixture: Mixture, points: Array, weights: Array, wide: Mixture | No
 def _improve_product(product: Product, points: Array, weights: Array) -> Product:
     """The product fitted to weighted points; in each coordinate the lightest component makes way for a wide one."""
     dim = points.shape[1]
-    factors = mixtures.fit(product, points, weights, iterations=3, shrinkage=SHRINKAGE).factors
+    how = {"shrinkage": SHRINKAGE, "heavier": HEAVIER / dim}
+    factors = mixtures.fit(product, points, weights, iterations=3, **how).factors
     mean = weights @ points
     spread = 3 * jnp.sqrt(weights @ (points - mean[None]) ** 2)
 
@@ -224,11 +222,6 @@ def _replace_lightest(mixture: Mixture, other: Mixture, share: float) -> Mixture
     log_shares = jax.nn.log_softmax(mixture.log_shares[kept])
     kept = Mixture(log_shares, mixture.means[kept], mixture.scales[kept], mixture.freedom)
     return mixtures.join(kept, other, share)
-
-
-def _ess(log_weights: Array) -> float:
-    ess = float(jnp.nan_to_num(estimators.effective_sample_size(log_weights)))
-    return ess if estimators.pareto_k(log_weights) <= HEAVY else PENALTY * ess
 
 
 def _flattened(log_weights: Array, least: int) -> Array:

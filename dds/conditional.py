@@ -11,6 +11,8 @@ $\log\lvert\det\rvert = \log\det S - \tfrac12 \log\det H(u)$, under which $v$ is
 It is the Laplace approximation of Rue, Martino and Chopin (2009), but as a change of variables: weights stay exact.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,7 +138,6 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
     rest = covariance[np.ix_(v_at, v_at)] - slope @ mixed.T
     first = Normal(fit.mean[u_at], jnp.linalg.cholesky(own))
     plain = jnp.linalg.cholesky(jnp.linalg.inv(rest))
-    eps = jnp.finfo(fit.mean.dtype).eps
 
     def join(u: State, v: State) -> State:
         return jnp.zeros(dim, u.dtype).at[u_at].set(u).at[v_at].set(v)
@@ -147,27 +148,15 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
         def loss(v: State):
             return -log_density(join(u, v))
 
-        def curvature(v: State) -> tuple[Array, Array]:
-            """Lower factors `A`, `B` of the precision at a point, `A B B' A'`."""
-            hessian = jax.hessian(loss)(v)
-            # In a deep neck some directions are a million times as narrow as others, and what the entries of the
-            # Hessian say of the wide ones is lost in rounding. A first factor, with a little added to the diagonal,
-            # knows the directions; along its columns the products with the Hessian are exact.
-            rough = jnp.linalg.cholesky(hessian + 8 * eps * jnp.diag(jnp.diagonal(hessian)))
-            columns = jax.scipy.linalg.solve_triangular(rough, jnp.eye(v.size, dtype=v.dtype), lower=True)
-            products = jax.lax.map(lambda row: jax.jvp(jax.grad(loss), (v,), (row,))[1], columns)
-            fine = columns @ products.T
-            return rough, jnp.linalg.cholesky((fine + fine.T) / 2)
-
         def newton(v: State, _):
-            rough, fine = curvature(v)
+            rough, fine = _curvature(loss, v)
             slope = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
             step = jax.scipy.linalg.cho_solve((fine, True), slope)
             return v - jax.scipy.linalg.solve_triangular(rough, step, lower=True, trans="T"), None
 
         start = fit.mean[v_at] + slope @ (u - first.mean)
         mode, _ = jax.lax.scan(newton, start, None, length=NEWTON)
-        rough, fine = curvature(mode)
+        rough, fine = _curvature(loss, mode)
         usable = jnp.isfinite(mode).all() & jnp.isfinite(rough).all() & jnp.isfinite(fine).all()
         mode, rough = jnp.where(usable, mode, start), jnp.where(usable, rough, plain)
         fine = jnp.where(usable, fine, jnp.eye(start.size, dtype=start.dtype))
@@ -191,3 +180,19 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
         return jnp.concatenate([normal.standardise(first, x[u_at]), away]), log_determinant
 
     return Bijection(dim, forward, inverse)
+
+
+def _curvature(loss: Callable[[State], Scalar], v: State) -> tuple[Array, Array]:
+    """Lower factors `A`, `B` of the Hessian at a point, `A B B' A'`.
+
+    In a deep neck some directions are a million times as narrow as others, and what the entries of the Hessian say of
+    the wide ones is lost in rounding. A first factor, with a little added to the diagonal, knows the directions; along
+    its columns the products with the Hessian are exact.
+    """
+    hessian = jax.hessian(loss)(v)
+    little = 8 * jnp.finfo(v.dtype).eps * jnp.diag(jnp.diagonal(hessian))
+    rough = jnp.linalg.cholesky(hessian + little)
+    columns = jax.scipy.linalg.solve_triangular(rough, jnp.eye(v.size, dtype=v.dtype), lower=True)
+    products = jax.lax.map(lambda row: jax.jvp(jax.grad(loss), (v,), (row,))[1], columns)
+    fine = columns @ products.T
+    return rough, jnp.linalg.cholesky((fine + fine.T) / 2)

@@ -140,7 +140,7 @@ def summarise(
         explored_log_weights: Log weights of paths noised from points found by other means, such as `dds.smc.temper`.
             Where the sampler does not go, paths have weights that it never sees.
         refined_log_weights: Log weights of paths of the target, as of `dds.smc.refine`.
-        missed_modes: As in `Report`, of `dds.search.uncovered`.
+        missed_modes: As in `Report`, of `dds.exploration.uncovered`.
         settled: As in `Report`.
         where: As in `Report`, of `differences`.
         nan_share: As in `Report`.

@@ -21,7 +21,7 @@ from dds.types import Mixture, Noise, Normal, Prior, Product, Scalar, State
 FREEDOM = 32
 """The largest finite number of degrees of freedom."""
 
-T = TypeVar("T", Mixture, Product)
+_Fitted = TypeVar("_Fitted", Mixture, Product)
 
 
 @typed
@@ -285,14 +285,14 @@ def product(points: Float[Array, "points dim"], components: int = 16) -> Product
 
 @typed
 def fit(
-    start: T,
+    start: _Fitted,
     points: Float[Array, "points dim"],
     weights: Float[Array, " points"],
     *,
     iterations: int = 10,
     shrinkage: float = 0.02,
     heavier: float = 0.0,
-) -> T:
+) -> _Fitted:
     r"""Fits a mixture to weighted points by the EM algorithm, for several degrees of freedom, and keeps the best.
 
     A product is fitted one coordinate at a time.

@@ -18,6 +18,9 @@ SPREADS = (1.0, 1.0, 0.3, 2.0)
 """The starts lie at these multiples of the scale of where the target is looked for, in turn."""
 
 
+DENSE = 128
+"""The dimension above which the fewest climbs are made, since each mode takes a Hessian."""
+
 LISTED = 2048
 """The most ends of climbs that are looked at more closely."""
 
@@ -95,7 +98,7 @@ def affordable(log_density: LogDensity, start: Normal) -> int:
         start: Where to look.
 
     Returns:
-        The number, from the operations that XLA counts for the density and its gradient.
+        The number, from the operations that XLA counts for the density and its gradient; 64 above `DENSE` dimensions.
 
     Example:
         >>> affordable(lambda x: -jnp.sum(x**2), normal.standard(2))
@@ -103,7 +106,8 @@ def affordable(log_density: LogDensity, start: Normal) -> int:
     """
     analysis = jax.jit(jax.value_and_grad(log_density)).lower(start.mean).cost_analysis() or {}
     operations = 20.0 * start.mean.size + float(analysis.get("flops", 0.0))
-    return int(np.clip(OPERATIONS / operations, FEWEST, MOST)) // FEWEST * FEWEST
+    most = MOST if start.mean.size <= DENSE else FEWEST
+    return int(np.clip(OPERATIONS / operations, FEWEST, most)) // FEWEST * FEWEST
 
 
 @typed
@@ -183,7 +187,7 @@ def mixture(modes: Modes) -> Mixture:
     return Mixture(jax.nn.log_softmax(log_masses), points, scales, jnp.asarray(jnp.inf, points.dtype))
 
 
-def _merged(ends: np.ndarray, unit: np.ndarray, first: np.ndarray, counts: np.ndarray):
+def _merged(ends: np.ndarray, unit: np.ndarray, first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends that rounding has told apart, together where they are neighbours: in many dimensions nearly all are."""
     kept = np.zeros(0, int)
     hits = np.zeros(len(first), int)

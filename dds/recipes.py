@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from dds import conditional, estimators, families, losses, mixtures, networks, normal, schedules, smc
 from dds.checks import require, typed
-from dds.search import DENSE, Found, search
+from dds.modes import DENSE
+from dds.search import Found, search
 from dds.types import Family, KeyArray, Loss, Mixture, Normal, Product, Target
 
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import estimators, evaluation, losses, recipes, smc, training
-from dds import search as looking
+from dds import estimators, evaluation, exploration, losses, recipes, smc, training
 from dds.checks import require, typed
 from dds.compiling import once
 from dds.paths import noise_path, sample_path, steps
+from dds.search import CHEAP, POOR
 from dds.types import Family, KeyArray, LogDensity, Params, Sampler, Target
 
 CHUNK = 1000
@@ -97,7 +97,7 @@ def evaluate(
     *,
     paths: int = 10_000,
     goal: Goal = GOAL,
-    explored: looking.Explored | None = None,
+    explored: exploration.Explored | None = None,
     seconds: float = 0.0,
 ) -> Result:
     """Draws from a trained sampler, checks it against other points of the target, and says what it is worth.
@@ -139,7 +139,7 @@ def evaluate(
         exact = once(jax.vmap(target.sample))(jax.random.split(exact_key, paths))
         forward = weigh(forward_key, exact)
     if explored is None:
-        explored = looking.explore(explore_key, target.log_density, recipes.starting_point(target))
+        explored = exploration.explore(explore_key, target.log_density, recipes.starting_point(target))
         evaluations += explored.evaluations
     counted = len(log_w) + (0 if forward is None else paths) + len(explored.points)
 
@@ -189,7 +189,7 @@ def _drawn(
     first_key, more_key = jax.random.split(key)
     draw = partial(_draw, recipe.family, target.log_density, fit.params)
     points, log_w = draw(first_key, paths)
-    cheap = looking.CHEAP // (steps(recipe.family.sampler(fit.params)) + 1)
+    cheap = CHEAP // (steps(recipe.family.sampler(fit.params)) + 1)
     more = _more(jnp.where(jnp.isnan(log_w), -jnp.inf, log_w), paths, goal, min(cheap, MEMORY // target.dim))
     if more > 0:
         others = draw(more_key, more)
@@ -214,33 +214,32 @@ def _is_poor(log_weights: Array, precision: float) -> bool:
         return False
     report = evaluation.summarise(log_weights)
     light = all(finding.holds for finding in evaluation.findings(report))
-    return not (light and report.ess > looking.POOR and report.log_z_standard_error <= precision)
+    return not (light and report.ess > POOR and report.log_z_standard_error <= precision)
 
 
 def _check(
     key: KeyArray,
     target: Target,
     weigh: Callable,
-    explored: looking.Explored,
+    explored: exploration.Explored,
     points: Array,
     log_weights: Array,
     log_z: float,
 ) -> dict[str, Any]:
     """What points and modes found otherwise say of a sampler, as arguments of `dds.evaluation.summarise`."""
     particles_key, modes_key = jax.random.split(key)
-    shares = looking.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes)
+    shares = exploration.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes)
     checked: dict[str, Any] = {"missed_modes": float(shares.sum())}
+    if explored.settled is not None:
+        checked["explored_log_weights"] = weigh(particles_key, explored.points)
+    if not np.isfinite(log_weights).any():
+        return checked
     missed = explored.points[:0]
     if shares.sum() > evaluation.MISSED_MODES:
         missed = explored.modes.points[int(np.argmax(shares))][None]
-    if explored.settled is not None:
-        weights = weigh(particles_key, explored.points)
-        checked["explored_log_weights"] = weights
-        large = explored.points[evaluation.large(log_weights, weights)]
-        if explored.settled and not len(missed) and len(large) > evaluation.MISSED * len(weights):
-            missed = large
-    if not np.isfinite(log_weights).any():
-        return checked
+    elif explored.settled:
+        large = evaluation.large(log_weights, checked["explored_log_weights"])
+        missed = explored.points[large] if large.mean() > evaluation.MISSED else missed
     return checked | {"where": evaluation.differences(missed, points, log_weights)}
 
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dds import estimators, evaluation, recipes, search, targets, training
+from dds import estimators, evaluation, exploration, recipes, search, targets, training
 from dds.checks import require, typed
+from dds.exploration import Explored
 from dds.recipes import Recipe
 from dds.results import GOAL, Goal, Result, evaluate
-from dds.search import Explored, Found
+from dds.search import Found
 from dds.types import KeyArray, Target
 
 BLOCK = 25
@@ -126,7 +127,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     """
     started, start, log_density = time.perf_counter(), recipes.starting_point(target), target.log_density
     explore_key, search_key, *keys = jax.random.split(key, 2 + 4 * LOOKS)
-    explored = search.explore(explore_key, log_density, start)
+    explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
     spent = explored.evaluations + found.evaluations
     looked, tempered = Looked(found, explored, None, spent), False
@@ -136,26 +137,29 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             found, before, tempered = search.temper(temper_key, log_density, start, found), found, True
             spent += found.evaluations - before.evaluations
         if found.ess == 0:
-            return looked._replace(found=found, explored=explored, evaluations=spent)
+            looked = looked._replace(found=found, explored=explored)
+            break
         recipe = recipes.importance(target, found)
         fit = training.fit(evaluate_key, *recipe[:4])
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
-        looked = Looked(found, explored, result, spent := spent + result.evaluations)
+        looked, spent = Looked(found, explored, result, 0), spent + result.evaluations
         modes, mass = result.report.missed_modes, result.report.missed_mass
+        if met(result, goal) or i == LOOKS - 1:
+            break
         if modes is not None and modes > evaluation.MISSED_MODES:
             known = explored.modes
             found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
-            explored, tempered = search.explore(explore_key, log_density, start), False
+            explored, tempered = exploration.explore(explore_key, log_density, start), False
             spent += found.evaluations + explored.evaluations
         elif explored.settled and mass is not None and mass > evaluation.MISSED:
             # Is it chance? More particles say, and whether a component for those that were missed is enough.
-            if len(explored.points) > search.EXPLORERS:
+            if len(explored.points) > exploration.EXPLORERS:
                 break
             found, before = search.extend(search_key, log_density, found, explored.points), found
-            explored = search.explore(explore_key, log_density, start, count=4 * search.EXPLORERS)
+            explored = exploration.explore(explore_key, log_density, start, count=4 * exploration.EXPLORERS)
             spent += found.evaluations - before.evaluations + explored.evaluations
-        elif not met(result, goal) and not tempered:
+        elif not tempered:
             before, tempered = found._replace(ess=result.report.ess), True
             found = search.temper(temper_key, log_density, start, before)
             spent += found.evaluations - before.evaluations
@@ -163,7 +167,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
                 break
         else:
             break
-    return looked
+    return looked._replace(evaluations=spent)
 
 
 @typed

@@ -1,30 +1,23 @@
 """Looks at a target before anything is trained: modes, a normal fit, a neck, and a distribution to draw from.
 
 What it finds is data, `Found`: coordinates and a prior with which `dds.families.importance` is a sampler already. How
-good it is its effective sample size says; `dds.recipes.ladder` goes on from there. `explore` looks a second time, from
-other starts and by other means, for what `dds.evaluation` checks a sampler by.
+good it is its effective sample size says; `dds.recipes.ladder` goes on from there.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import adaptation, conditional, coordinates, estimators, mixtures, modes, normal, smc
+from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, normal, smc
+from dds.adaptation import Adapted
 from dds.checks import typed
 from dds.compiling import noise, once
 from dds.modes import Modes
 from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal, Product, Scalar
-
-DENSE = 128
-"""The dimension up to which many climbs are made, Hessians averaged, and particles tempered."""
-
-FEW = 64
-"""The number of climbs above that."""
 
 CURVED = 64
 """The dimension up to which third derivatives are looked at."""
@@ -35,17 +28,8 @@ RELEVANT = 12.0
 NARROWER = (1.0, 0.3, 0.1)
 """The multiples of the scale of the start, from the best of which, or from the best mode, the normal fit starts."""
 
-APART = 5.0
-"""A mode at which the density is this much higher, in nats, than a sampler says, is one that it does not cover."""
-
-AROUND = 16
-"""The draws around a mode by which it is asked."""
-
 LISTED = 0.1
 """The share of climbs to new modes above which it is not tried to list them."""
-
-COMPONENTS = 512
-"""The most modes at which a sampler is checked, and the most components of a mixture: fewer above 16 dimensions."""
 
 BRANCHES = 4
 """The most modes with which it is asked whether they are but the neck of one."""
@@ -61,9 +45,6 @@ GOOD = 0.5
 
 POOR = 0.1
 """The effective sample size below which importance sampling is not relied on, however many draws there are."""
-
-EXPLORERS = 400
-"""The number of tempered particles that are asked what a sampler missed."""
 
 
 class Found(NamedTuple):
@@ -89,22 +70,6 @@ class Found(NamedTuple):
     modes: Modes
     several_modes: bool
     finding: str
-    evaluations: int
-
-
-class Explored(NamedTuple):
-    """What was found by means that are not those of the sampler to be checked.
-
-    Attributes:
-        points: Tempered particles.
-        settled: Whether they have arrived at the target; `None` if there are none, above `DENSE` dimensions.
-        modes: Modes, of climbs.
-        evaluations: The number of evaluations of the density.
-    """
-
-    points: Float[Array, "points dim"]
-    settled: bool | None
-    modes: Modes
     evaluations: int
 
 
@@ -142,8 +107,8 @@ def search(
         ('one mode, with a normal fit', True)
     """
     modes_key, fit_key, first_key, adapt_key, neck_key = jax.random.split(key, 5)
-    dim, dense = start.mean.size, start.mean.size <= DENSE
-    found = modes.search(modes_key, log_density, start, starts=_starts(log_density, start))
+    dim, dense = start.mean.size, start.mean.size <= modes.DENSE
+    found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
     if known is not None:
         found = modes.merge(found, known)
     fit, bound, spent, fitted = _fit(fit_key, log_density, start, found, dense)
@@ -181,7 +146,7 @@ def search(
         one = one._replace(evaluations=neck.evaluations)
         if neck.few and neck.ess > GOOD:
             return neck
-    one = _adapted(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.finding)
+    one = _adapted(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
     return one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
 
 
@@ -209,14 +174,14 @@ def extend(
         True
     """
     place = found.coordinates
-    if found.few or isinstance(found.prior, Product) or len(place.mean) > DENSE or len(points) < 10:
+    if found.few or isinstance(found.prior, Product) or len(place.mean) > modes.DENSE or len(points) < 10:
         return found
     around = Normal(jnp.mean(jnp.asarray(points), axis=0), jnp.std(jnp.asarray(points), axis=0) + 1e-6)
     mixture = mixtures.join(found.prior, mixtures.pull(place, mixtures.of_normal(around)), 0.5)
     adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), mixture)
     finding = f"{found.finding}, and a component around tempered particles"
     # The effective sample size of before is that of a part of the target: it is not to be compared with.
-    return _adapted(found._replace(ess=POOR), adapted, finding, otherwise=found)
+    return _adapted(found, adapted, POOR, finding=finding)
 
 
 @typed
@@ -230,8 +195,8 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         found: What was found.
 
     Returns:
-        What was found; the same above `DENSE` dimensions, if the particles do not arrive, or if nothing better comes of
-        them.
+        What was found; the same above `dds.modes.DENSE` dimensions, if the particles do not arrive, or if nothing
+        better comes of them.
 
     Example:
         >>> from dds import targets
@@ -240,7 +205,7 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         >>> temper(jax.random.key(1), target.log_density, target.start, found._replace(ess=0.0)).finding
         '4 modes; tempered particles, with a mixture for each coordinate'
     """
-    if start.mean.size > DENSE:
+    if start.mean.size > modes.DENSE:
         return found
     temper_key, product_key, mixture_key = jax.random.split(key, 3)
     particles = smc.temper(temper_key, log_density, start, 1000, settling=8)
@@ -249,12 +214,20 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         return found
     points, dim, dtype = particles.points, start.mean.size, particles.points.dtype
     equal = jnp.full(len(points), 1 / len(points), dtype)
+
+    before = found.finding
+
+    def with_prior(key: KeyArray, place: Normal, prior: Mixture | Product, found: Found, how: str) -> Found:
+        adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), prior)
+        changes = {"coordinates": place, "few": (), "fitted": True}
+        finding = f"{before}; tempered particles, with {how}"
+        return _adapted(found, adapted, 1.2 * found.ess, finding=finding, **changes)
+
     place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
     if dim > 1 and float(jnp.min(place.scale)) > 0:
         inside = jax.vmap(partial(normal.standardise, place))(points)
         product = mixtures.fit(mixtures.product(inside), inside, equal, iterations=20, shrinkage=adaptation.SHRINKAGE)
-        adapted = adaptation.adapt(product_key, adaptation.rounds(log_density, place, DRAWS), product)
-        found = _replaced(found, place, adapted, "a mixture for each coordinate")
+        found = with_prior(product_key, place, product, found, "a mixture for each coordinate")
     if found.ess > GOOD:
         return found
     try:
@@ -264,105 +237,7 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
     inside = jax.vmap(partial(normal.standardise, place))(points)
     scales = jnp.broadcast_to(0.5 * jnp.eye(dim, dtype=dtype), (8, dim, dim))
     mixture = Mixture(jnp.full(8, -jnp.log(8.0), dtype), inside[:8], scales, jnp.asarray(jnp.inf, dtype))
-    mixture = mixtures.fit(mixture, inside, equal, iterations=20)
-    adapted = adaptation.adapt(mixture_key, adaptation.rounds(log_density, place, DRAWS), mixture)
-    return _replaced(found, place, adapted, "a mixture")
-
-
-@typed
-def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int = EXPLORERS) -> Explored:
-    """Looks for points of the target by climbs from new starts and by tempering from a wide start.
-
-    Args:
-        key: The random key, another than that of `search`.
-        log_density: The log density, unnormalised.
-        start: Where to look.
-        count: The number of particles, at least 2.
-
-    Returns:
-        The points and modes.
-
-    Raises:
-        ValueError: If there are fewer particles.
-
-    Example:
-        >>> from dds import targets
-        >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
-        >>> explore(jax.random.key(0), target.log_density, Normal(jnp.zeros(2), jnp.array(3.0))).settled
-        True
-    """
-    modes_key, particles_key = jax.random.split(key)
-    found = modes.search(modes_key, log_density, start, starts=_starts(log_density, start))
-    if start.mean.size > DENSE:
-        return Explored(jnp.zeros((0, start.mean.size), start.mean.dtype), None, found, found.evaluations)
-    options = {"mcmc_steps": 5, "ess_threshold": 0.7, "settling": 8, "max_stages": 100}
-    particles = smc.temper(particles_key, log_density, start, count, **options)
-    return Explored(particles.points, particles.settled, found, found.evaluations + particles.evaluations)
-
-
-@typed
-def uncovered(
-    log_density: LogDensity,
-    weigh: Callable[[Float[Array, "points dim"]], Float[Array, " points"]],
-    log_z: float,
-    found: Modes,
-) -> Float[np.ndarray, " modes"]:
-    """The share of the target in each mode that a sampler does not cover.
-
-    A mode is not covered if most draws around it have weights far above the normalising constant. Its mass is that of
-    Laplace's approximation, or the estimate of importance sampling with these draws, whichever is smaller: along a
-    ridge the curvature at the mode can make the mass look larger by orders.
-
-    Args:
-        log_density: The log density, unnormalised.
-        weigh: The log weights that paths of the sampler to given points have.
-        log_z: The logarithm of the normalising constant.
-        found: The modes; the heaviest `COMPONENTS` are looked at.
-
-    Returns:
-        The shares: 0 for modes where the weights are about the normalising constant.
-
-    Example:
-        >>> from dds import targets
-        >>> mixture = targets.gaussian_mixture(jnp.array([[-4.0, 0.0], [4.0, 0.0]]), jnp.ones(2), jnp.array([3.0, 1.0]))
-        >>> found = modes.search(jax.random.key(0), mixture.log_density, Normal(jnp.zeros(2), jnp.array(3.0)))
-        >>> left = Normal(jnp.array([-4.0, 0.0]), jnp.ones(()))
-        >>> def weigh(points):
-        ...     return jax.vmap(lambda x: mixture.log_density(x) - normal.log_density(left, x))(points)
-        >>> uncovered(mixture.log_density, weigh, -0.29, found).round(2).tolist()
-        [0.0, 0.25]
-    """
-    if not len(found.points):
-        return np.zeros(0)
-    points, scales, log_masses = (leaf[: _most(found.points.shape[1])] for leaf in found[:3])
-    draws, log_weights = _around(log_density, points, scales)
-    weights = np.asarray(weigh(draws.reshape(-1, points.shape[1]))).reshape(len(points), -1)
-    excesses = np.median(np.where(np.isneginf(log_weights), -np.inf, weights), axis=1) - log_z
-    estimates = np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=1) - np.log(AROUND)
-    masses, missed = np.fmin(np.asarray(log_masses, np.float64), estimates), ~(excesses <= APART)
-    total = np.logaddexp.reduce(np.append(masses[missed], log_z))
-    return np.where(missed, np.exp(masses - total), 0.0)
-
-
-def _starts(log_density: LogDensity, start: Normal) -> int:
-    return min(modes.affordable(log_density, start), modes.MOST if start.mean.size <= DENSE else FEW)
-
-
-def _most(dim: int) -> int:
-    return int(np.clip(2**17 // dim**2, 32, COMPONENTS))
-
-
-@partial(once, static_argnums=0)
-def _around(log_density: LogDensity, points: Array, scales: Array) -> tuple[Array, Array]:
-    """Draws from the normal distribution around each point, and their log weights."""
-    noise = jax.random.normal(jax.random.key(0), (AROUND, points.shape[1]), points.dtype)
-
-    def one(place: Normal, e: Array) -> tuple[Array, Array]:
-        x = normal.reparameterise(place, e)
-        log_w = log_density(x) - normal.log_density(place, x)
-        return x, jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)
-
-    return jax.lax.map(lambda mode: jax.vmap(partial(one, Normal(*mode)))(noise), (points, scales), batch_size=16)
+    return with_prior(mixture_key, place, mixtures.fit(mixture, inside, equal, iterations=20), found, "a mixture")
 
 
 def _fit(
@@ -398,12 +273,10 @@ def _tried(found: Found, drawn: adaptation.Round) -> Found:
     return found._replace(ess=drawn.ess, evaluations=found.evaluations + len(drawn.log_weights))
 
 
-def _adapted(found: Found, adapted: adaptation.Adapted, finding: str, otherwise: Found | None = None) -> Found:
-    """What was found, with an adapted prior if that is better."""
-    spent = found.evaluations + adapted.rounds * DRAWS
-    if adapted.ess <= found.ess:
-        return (otherwise or found)._replace(evaluations=spent)
-    return found._replace(prior=adapted.prior, ess=adapted.ess, finding=finding, evaluations=spent)
+def _adapted(found: Found, adapted: Adapted, least: float, **changes: Any) -> Found:
+    """What was found, with an adapted prior, and what goes with it, if its effective sample size is above the least."""
+    found = found._replace(evaluations=found.evaluations + adapted.rounds * DRAWS)
+    return found._replace(prior=adapted.prior, ess=adapted.ess, **changes) if adapted.ess > least else found
 
 
 def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: Scalar) -> Found:
@@ -416,7 +289,7 @@ def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: S
     def weigh(points: Array) -> Array:
         return jax.vmap(lambda x: log_density(x) - normal.log_density(fit, x))(points)
 
-    chosen = np.flatnonzero(uncovered(log_density, weigh, bound, found.modes) > np.exp(-RELEVANT))
+    chosen = np.flatnonzero(exploration.uncovered(log_density, weigh, bound, found.modes) > np.exp(-RELEVANT))
     if not chosen.size:
         return found
     points, scales, log_masses, counts, evaluations = found.modes
@@ -462,15 +335,8 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
             return jax.lax.map(one, points, batch_size=64)
 
         log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
-        missed = float(uncovered(log_density, weigh, float(log_z), found.modes).sum())
+        missed = float(exploration.uncovered(log_density, weigh, float(log_z), found.modes).sum())
     if ess < 1.2 * found.ess or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
     finding = f"one mode, nearly normal given coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
     return Found(fit, prior, few, ess, True, found.modes, False, finding, evaluations)
-
-
-def _replaced(found: Found, place: Normal, adapted: adaptation.Adapted, what: str) -> Found:
-    """What was found, in other coordinates if the prior there is better."""
-    better = found._replace(coordinates=place, few=(), fitted=True, ess=1.2 * found.ess)
-    finding = f"{found.finding.split(';')[0]}; tempered particles, with {what}"
-    return _adapted(better, adapted, finding, otherwise=found)

@@ -18,6 +18,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 from jax.scipy.stats import cauchy, norm
 from scipy import integrate, stats
+from scipy.special import multigammaln
 
 import dds
 from dds import targets
@@ -376,6 +377,94 @@ def forty_modes_50():
     return mixture(rng.uniform(-40, 40, (40, 50)), np.ones((40, 50)), np.ones(40), 40.0)
 
 
+def rastrigin_5():
+    def one(x, np):
+        return -(x**2) / 8 + 2 * np.cos(np.pi * x)
+
+    return of(lambda x: jnp.sum(one(x, jnp)), 5, 5 * grid(lambda x: one(x, np), (-25.0, 25.0), points=50_001), 2.0)
+
+
+def independent_cauchy_3():
+    return of(lambda x: jnp.sum(cauchy.logpdf(x)), 3, 0.0)
+
+
+def two_modes_150():
+    return mixture([corner(150, 0), corner(150, 15)], np.ones((2, 150)), [0.6, 0.4], 3.0)
+
+
+def needle_20():
+    """No start reaches the narrow mode: what the library cannot see, and says that it cannot."""
+    return mixture([corner(20, 0), corner(20, 8)], [np.ones(20), 0.1 * np.ones(20)], [0.7, 0.3], 4.0)
+
+
+def shells_10():
+    """Two shells in a box, as in the test problems of nested sampling (Feroz, Hobson and Bridges, 2009)."""
+    centres = jnp.zeros((2, 10)).at[:, 0].set(jnp.array([-3.5, 3.5]))
+
+    def log_density(x):
+        radii = jax.vmap(lambda centre: jnp.sqrt(jnp.sum((x - centre) ** 2) + 1e-12))(centres)
+        inside = jnp.all(jnp.abs(x) <= 6)
+        return jnp.where(inside, jax.nn.logsumexp(norm.logpdf(radii, 2.0, 0.1)) - 10 * jnp.log(12.0), -jnp.inf)
+
+    def radial(r):
+        return 9 * np.log(r) + stats.norm.logpdf(r, 2.0, 0.1)
+
+    area = np.log(2) + 5 * np.log(np.pi) - gammaln(5.0)
+    return of(log_density, 10, float(np.log(2) + area + grid(radial, (1.0, 3.0)) - 10 * np.log(12)), 3.0)
+
+
+def log_gamma_modes_10():
+    """Four modes with tails of two kinds (Beaujean and Caldwell, 2013)."""
+
+    def gumbel(x, mean):
+        return x - mean - jnp.exp(x - mean)
+
+    def log_density(x):
+        first = jnp.logaddexp(gumbel(x[0], 10.0), gumbel(x[0], -10.0)) - jnp.log(2.0)
+        second = jnp.logaddexp(norm.logpdf(x[1], 10.0), norm.logpdf(x[1], -10.0)) - jnp.log(2.0)
+        return first + second + jnp.sum(gumbel(x[2:6], 10.0)) + jnp.sum(norm.logpdf(x[6:], 10.0))
+
+    return of(log_density, 10, 0.0, 10.0)
+
+
+def egg_box():
+    def inside(a, b, np):
+        return (2 + np.cos(a / 2) * np.cos(b / 2)) ** 5 - 2 * np.log(10 * np.pi)
+
+    def log_density(x):
+        return jnp.where(jnp.all((x >= 0) & (x <= 10 * jnp.pi)), inside(x[0], x[1], jnp), -jnp.inf)
+
+    ends = (0.0, 10 * np.pi)
+    return of(log_density, 2, grid(lambda a, b: inside(a, b, np), ends, ends, points=4001), 16.0)
+
+
+def two_funnels_6():
+    def one(x, sign):
+        v = sign * x[0] - 4
+        return norm.logpdf(v, 0, 1.5) + jnp.sum(norm.logpdf(x[1:], 0, jnp.exp(v / 2)))
+
+    return of(lambda x: jnp.logaddexp(jnp.log(0.7) + one(x, 1.0), jnp.log(0.3) + one(x, -1.0)), 6, 0.0, 4.0)
+
+
+def covariance_matrix():
+    """Twelve normal observations in three dimensions under a Wishart prior of the precision, by its log Cholesky."""
+    rows, nu = np.random.default_rng(3).normal(size=(12, 3)) @ np.array([[1.4, 0.6, 0], [0, 0.8, 0.4], [0, 0, 0.6]]), 5
+    posterior = np.eye(3) + rows.T @ rows
+    log_z = multigammaln((nu + 12) / 2, 3) - multigammaln(nu / 2, 3) - 18 * np.log(np.pi)
+    log_z -= (nu + 12) / 2 * np.linalg.slogdet(posterior)[1]
+    constant = float(-3 * nu / 2 * np.log(2) - multigammaln(nu / 2, 3) - 18 * np.log(2 * np.pi))
+
+    def log_density(x):
+        factor = jnp.zeros((3, 3)).at[jnp.tril_indices(3)].set(x)
+        logs = jnp.diagonal(factor)
+        factor = factor - jnp.diag(logs) + jnp.diag(jnp.exp(logs))
+        jacobian = 3 * jnp.log(2.0) + jnp.sum(jnp.array([4.0, 3.0, 2.0]) * logs)
+        quadratic = jnp.sum(factor**2) + jnp.sum((jnp.asarray(rows) @ factor) ** 2)
+        return constant + (nu - 4 + 12) * jnp.sum(logs) - quadratic / 2 + jacobian
+
+    return of(log_density, 6, float(log_z))
+
+
 PROBLEMS: dict[str, Callable[[], Target]] = {
     "unequal modes, 10-d": unequal_modes_10,
     "unequal modes, 20-d": unequal_modes_20,
@@ -418,6 +507,15 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "label switching": label_switching,
     "autoregression": autoregression,
     "horseshoe, 10-d": horseshoe_10,
+    "Rastrigin, 5-d": rastrigin_5,
+    "independent Cauchy, 3-d": independent_cauchy_3,
+    "two modes, 150-d": two_modes_150,
+    "needle, 20-d": needle_20,
+    "shells, 10-d": shells_10,
+    "log gamma modes, 10-d": log_gamma_modes_10,
+    "egg box": egg_box,
+    "two funnels, 6-d": two_funnels_6,
+    "covariance matrix": covariance_matrix,
 }
 
 

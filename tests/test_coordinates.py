@@ -71,3 +71,13 @@ def test_moments(float64):
         coordinates.moments(jnp.ones((3, 3)))
     with pytest.raises(ValueError, match="covariance of samples must be positive definite"):
         coordinates.moments(jnp.ones((4, 2)))
+
+
+def test_where_the_fit_fails_it_is_the_start():
+    # A kink has no curvature, so the steps of the fit lead nowhere.
+    def kinked(x):
+        return -50 * jnp.sum(jnp.abs(x))
+
+    start = Normal(jnp.array([0.5, -0.3]), 3 * jnp.eye(2))
+    fit = coordinates.variational(jax.random.key(0), kinked, start)
+    assert jax.tree.all(jax.tree.map(np.array_equal, fit, start))

@@ -120,16 +120,28 @@ def test_factor_of_inverse_is_that_of_numpy(float64):
     assert np.isnan(modes.factor_of_inverse(jnp.array([[1.0, 2.0], [2.0, 1.0]]))).any()
 
 
+def test_ends_that_rounding_tells_apart_are_one():
+    def curved(x):
+        return -jnp.sum(jnp.linspace(1, 3, 100) * jnp.logaddexp(x - 1, 1 - x))
+
+    found = modes.search(jax.random.key(0), curved, Normal(jnp.zeros(100), jnp.array(2.0)))
+    assert found.counts.tolist() == [64]
+    assert found.evaluations < 64 * 50  # a Hessian takes 100
+
+
 def test_affordable_is_within_its_range():
     matrix = jnp.ones((1000, 200))
     # Value and gradient each multiply by the matrix once: 800,000 operations.
     assert modes.affordable(lambda x: -jnp.sum((matrix @ x) ** 2), normal.standard(200)) == 64
     assert modes.affordable(lambda x: -jnp.sum(x**2), normal.standard(1)) == 16384
-    few, many = (modes.affordable(lambda x: -jnp.sum(x**2), normal.standard(dim)) for dim in (2000, 400))
+    thin = jnp.ones((20, modes.DENSE))
+    few = modes.affordable(lambda x: -jnp.sum((thin @ x) ** 2), normal.standard(modes.DENSE))
+    many = modes.affordable(lambda x: -jnp.sum(x**2), normal.standard(modes.DENSE))
     assert 64 < few < many < 16384
+    assert modes.affordable(lambda x: -jnp.sum(x**2), normal.standard(modes.DENSE + 1)) == 64
     assert few % 64 == many % 64 == 0
     # Each coordinate costs 20 operations, besides those of the density.
-    assert many <= 1e7 / (20 * 400)
+    assert many <= 1e7 / (20 * modes.DENSE)
 
 
 def test_mixture_is_in_proportion_to_the_masses():

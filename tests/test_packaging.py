@@ -58,6 +58,7 @@ ORDER = [
     "coordinates",
     "conditional",
     "adaptation",
+    "exploration",
     "search",
     "training",
     "targets",

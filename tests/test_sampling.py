@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dds
-from dds import estimators, evaluation, modes, recipes, results, sampling, search, training
+from dds import estimators, evaluation, exploration, modes, recipes, results, sampling, search, training
 from dds.results import Goal
 from dds.types import Normal, Target
 
@@ -83,6 +83,22 @@ def test_a_climb_ends_when_the_goal_is_met_and_counts_all_that_was_tried(monkeyp
         sampling.climb(KEY, target, [], train)
 
 
+def test_a_rung_that_finds_less_than_another_does_not_end_the_climb(monkeypatch, result):
+    figures = iter([(0.0, 0.02), (-0.2, 0.001), (0.001, 0.001)])
+
+    def evaluate(key, target, recipe, fit, **rest):
+        log_z, error = next(figures)
+        return with_report(result, log_z=log_z, log_z_standard_error=error)
+
+    monkeypatch.setattr(sampling, "evaluate", evaluate)
+    kept = []
+    fit = training.Fit((), np.zeros(0), result.state)
+    rungs = [(i, result.recipe) for i in range(3)]
+    best = sampling.climb(KEY, result.target, rungs, lambda *_: fit, keep=kept.append)
+    assert [one.report.log_z for one in kept] == [0.0, 0.0, 0.001]
+    assert best.verdict.startswith("Trust")
+
+
 def test_a_mode_that_only_the_second_look_finds_is_looked_for_again(monkeypatch):
     # In few dimensions the wide component of the prior would cover both.
     two = dds.targets.gaussian_mixture(jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(6)[0]), jnp.array([1.0, 0.5]))
@@ -92,7 +108,7 @@ def test_a_mode_that_only_the_second_look_finds_is_looked_for_again(monkeypatch)
     def blind_at_first(key, log_density, start, **options):
         found = every(key, log_density, start, **options)
         calls.append(len(found.points))
-        if len(calls) != 2:  # the second call is that of the first search
+        if len(calls) not in (2, 3):  # these are the calls of the first search and the second
             return found
         left = found.points[:, 0] < 0
         return modes.Modes(*(leaf[left] for leaf in found[:3]), found.counts[np.asarray(left)], found.evaluations)
@@ -114,7 +130,7 @@ def test_paths_that_end_where_the_density_is_not_a_number_count_as_zero():
     target = Target(2, broken)
     plan = recipes.Plan("importance", "an example", recipes.NO_STEPS, Normal(jnp.zeros(2), jnp.ones(())))
     recipe = recipes.build(plan, target)
-    explored = search.Explored(jnp.zeros((400, 2)), True, modes.search_from(log_density, jnp.eye(2)), 0)
+    explored = exploration.Explored(jnp.zeros((400, 2)), True, modes.search_from(log_density, jnp.eye(2)), 0)
     fit = training.fit(KEY, *recipe[:4])
     result = results.evaluate(KEY, target, recipe, fit, paths=20_000, explored=explored)
     share = 0.02275
@@ -136,7 +152,7 @@ def test_a_doubt_by_few_particles_is_asked_of_more(monkeypatch):
     monkeypatch.setattr(sampling, "evaluate", doubtful)
     monkeypatch.setattr(modes, "OPERATIONS", 1e4)
     looked = sampling.look(KEY, target)
-    assert asked == [search.EXPLORERS, 4 * search.EXPLORERS]
+    assert asked == [exploration.EXPLORERS, 4 * exploration.EXPLORERS]
     assert sampling.met(looked.result, results.GOAL)
 
 
@@ -149,6 +165,38 @@ def test_a_sampler_that_finds_less_than_another_is_doubted(result):
     # What has no estimate of its own accuses nobody.
     broken = with_report(result, log_z=result.report.log_z + 1, samples=5.0)
     assert sampling.beside([result, broken])[0].report.log_z_of_another is None
+
+
+def test_in_many_dimensions_modes_are_the_only_check():
+    dim = modes.DENSE + 1
+    means = jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(dim)[0])
+    two = dds.targets.gaussian_mixture(means, jnp.ones(2), jnp.array([3.0, 1.0]))
+    target = Target(dim, two.log_density, start=Normal(jnp.zeros(dim), jnp.array(3.0)))
+    looked = sampling.look(KEY, target)
+    report = looked.result.report
+    assert (report.settled, report.missed_mass, report.missed_modes) == (None, None, 0.0)
+    assert abs(report.log_z) < 6 * report.log_z_standard_error
+    assert sampling.met(looked.result, results.GOAL)
+    left = Normal(means[0], jnp.ones(()))
+    recipe = recipes.build(recipes.Plan("importance", "an example", recipes.NO_STEPS, left), target)
+    fit = training.fit(KEY, *recipe[:4])
+    blind = results.evaluate(KEY, target, recipe, fit, explored=looked.explored)
+    assert blind.report.missed_modes == pytest.approx(0.25, abs=0.01)
+    assert "at coordinate 0 about 6.0" in blind.verdict
+
+
+def test_a_sampler_that_never_meets_the_target_is_said_to():
+    def far(x):
+        return jnp.where(x[0] > 50, log_density(x - 60), -jnp.inf)
+
+    plan = recipes.Plan("importance", "an example", recipes.NO_STEPS, Normal(jnp.zeros(2), jnp.ones(())))
+    target = Target(2, far)
+    recipe = recipes.build(plan, target)
+    found = modes.search_from(far, 60.0 + jnp.eye(2))
+    explored = exploration.Explored(jnp.full((400, 2), 60.0), True, found, 0)
+    result = results.evaluate(KEY, target, recipe, training.fit(KEY, *recipe[:4]), paths=100, explored=explored)
+    assert "all are zero" in result.verdict
+    assert (result.report.log_z, result.report.where) == (-np.inf, "")
 
 
 def test_goals_and_numbers_are_checked():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dds import conditional, families, losses, mixtures, modes, normal, paths, search, smc, targets
+from dds import conditional, exploration, families, losses, mixtures, modes, normal, paths, search, smc, targets
 from dds.modes import Modes
 from dds.types import Normal
 
@@ -75,7 +75,7 @@ def missed(log_density, found, known, log_z=LOG_Z):
 
         return jax.vmap(one)(points)
 
-    return search.uncovered(log_density, weigh, log_z, known)
+    return exploration.uncovered(log_density, weigh, log_z, known)
 
 
 def both_modes():
@@ -167,12 +167,13 @@ def test_known_modes_are_covered_and_points_that_are_missed():
 
 
 def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
-    dim = search.DENSE + 1
+    dim = modes.DENSE + 1
     start = normal.standard(dim)
     found = search.search(jax.random.key(0), many, start)
     assert found.finding == "one mode, with a normal fit"
     assert (found.few, found.fitted, found.several_modes) == ((), True, False)
-    assert found.modes.counts.tolist() == [search.FEW]
+    assert found.modes.counts.tolist() == [modes.FEWEST]
+    assert found.modes.evaluations < 5 * dim  # one Hessian, not one for each end
     np.testing.assert_allclose(found.coordinates.mean, np.ones(dim), atol=1e-4)
     np.testing.assert_allclose(found.coordinates.scale, 0.5 * np.eye(dim), atol=1e-4)
     assert found.prior.means.shape == (1, dim)
@@ -180,15 +181,15 @@ def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
     exact = LOG_Z + dim / 2 * np.log(np.pi / 2)
     assert float(found.modes.log_masses[0]) == pytest.approx(exact, rel=1e-5)
     assert search.extend(jax.random.key(1), many, found, jnp.zeros((20, dim))) is found
-    explored = search.explore(jax.random.key(1), many, start)
+    explored = exploration.explore(jax.random.key(1), many, start)
     assert (explored.points.shape, explored.settled) == ((0, dim), None)
-    assert explored.modes.counts.tolist() == [search.FEW]
+    assert explored.modes.counts.tolist() == [modes.FEWEST]
     assert explored.evaluations == explored.modes.evaluations
     assert search.temper(jax.random.key(1), many, start, found) is found
 
 
 def test_above_dense_dimensions_two_modes_are_found():
-    dim = search.DENSE + 1
+    dim = modes.DENSE + 1
     means = jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(dim)[0])
     two = targets.gaussian_mixture(means, jnp.ones(2), jnp.array([3.0, 1.0]))
     found = search.search(jax.random.key(0), two.log_density, Normal(jnp.zeros(dim), jnp.array(3.0)))
@@ -228,11 +229,32 @@ def test_modes_too_many_to_list_are_a_product():
     assert np.all(np.abs(weights @ (x[:, ::2] > 0) - 0.84431) < 6 * errors)
 
 
+def test_a_plain_fit_is_relied_on_after_a_second_opinion(monkeypatch):
+    def kinked(x):
+        return -jnp.sum(jnp.abs(x))
+
+    sizes, plain = [], search._suffices
+    for second in (True, False):
+
+        def suffices(log_weights, precision, second=second):
+            sizes.append(log_weights.size)
+            return second or log_weights.size == search.DRAWS
+
+        monkeypatch.setattr(search, "_suffices", suffices)
+        found = search.search(jax.random.key(0), kinked, Normal(jnp.zeros(8), jnp.array(2.0)))
+        assert (len(found.prior.means) == 1) == second
+        assert sizes == [search.DRAWS, 4 * search.DRAWS]
+        sizes.clear()
+    heavy = -1.2 * np.log(np.random.default_rng(0).random(4096)).astype(np.float32)
+    assert not plain(jnp.asarray(heavy), 1.0)
+    assert plain(jnp.zeros(4096), 1e-3)
+
+
 def test_explore_settles_for_a_normal_target():
-    explored = search.explore(jax.random.key(1), one_mode, WIDE)
+    explored = exploration.explore(jax.random.key(1), one_mode, WIDE)
     assert explored.settled is True
-    assert explored.points.shape == (search.EXPLORERS, 3)
-    assert np.all(np.abs(np.mean(explored.points, axis=0) - MEAN) < 6 * DEVIATIONS / np.sqrt(search.EXPLORERS))
+    assert explored.points.shape == (exploration.EXPLORERS, 3)
+    assert np.all(np.abs(np.mean(explored.points, axis=0) - MEAN) < 6 * DEVIATIONS / np.sqrt(exploration.EXPLORERS))
     np.testing.assert_allclose(explored.modes.points, MEAN[None], atol=1e-3)
     assert explored.evaluations > explored.modes.evaluations
 
@@ -247,7 +269,9 @@ def test_uncovered_is_the_share_of_modes_on_either_side():
         def weigh(points, one=one):
             return jax.vmap(lambda x: two_modes(x) - normal.log_density(one, x))(points)
 
-        np.testing.assert_allclose(search.uncovered(two_modes, weigh, LOG_Z + np.log(share), known), exact, atol=1e-3)
+        np.testing.assert_allclose(
+            exploration.uncovered(two_modes, weigh, LOG_Z + np.log(share), known), exact, atol=1e-3
+        )
 
 
 def test_a_mode_is_missed_where_weights_are_far_above_z():
@@ -257,26 +281,28 @@ def test_a_mode_is_missed_where_weights_are_far_above_z():
         def weigh(points, excess=excess):
             return jnp.full(len(points), LOG_Z + excess)
 
-        shares = search.uncovered(two_modes, weigh, LOG_Z, known)
+        shares = exploration.uncovered(two_modes, weigh, LOG_Z, known)
         # Both modes are missed or none: what the sampler knows of is then the half of all.
         np.testing.assert_allclose(shares, [0.375, 0.125] if missing else [0, 0], rtol=1e-3)
     none = known._replace(points=jnp.zeros((0, 3)))
-    assert search.uncovered(two_modes, lambda points: points[:, 0], LOG_Z, none).shape == (0,)
+    assert exploration.uncovered(two_modes, lambda points: points[:, 0], LOG_Z, none).shape == (0,)
 
 
-def test_a_ridge_whose_curvature_would_make_it_the_heaviest_mode_is_weighed_by_its_draws():
-    # The curvature along the last coordinate is that of a deviation of 1000, but the density ends after 1.
+def test_a_ridge_is_weighed_by_its_draws_not_by_its_curvature():
+    # The curvature along the last coordinate is that of a deviation of 1000, but the density soon falls off.
     known = both_modes()
     long = known._replace(scales=known.scales.at[0, 2].mul(1000.0), log_masses=known.log_masses.at[0].add(np.log(1e3)))
+    wide = Normal(jnp.asarray(LEFT, jnp.float32), jnp.array([1.0, 1.0, 1000.0]))
 
-    def ridge(x):
-        ends = jnp.abs(x[2] - LEFT[2]) > 1
-        wide = Normal(jnp.asarray(LEFT, x.dtype), jnp.array([1.0, 1.0, 1000.0], x.dtype))
+    def ridge(x, end, beyond):
         inside = normal.log_density(wide, x) + long.log_masses[0]
-        # Where the deviation is a thousandth of that, a few of the draws are inside; the others are not to be asked.
-        return jnp.where(ends, jnp.nan, inside)
+        return jnp.where(jnp.abs(x[2] - LEFT[2]) > end, inside + beyond, inside)
 
-    def weigh(points):
-        return jnp.full(len(points), jnp.nan)
+    def never(points):
+        return jnp.full(len(points), jnp.inf)
 
-    assert search.uncovered(ridge, weigh, LOG_Z, long)[0] == 0
+    drops = exploration.uncovered(partial(ridge, end=1.0, beyond=-20.0), never, LOG_Z, long)
+    assert drops[0] < 1e-3
+    # Where most draws have no density, they say nothing of the sampler.
+    nothing = exploration.uncovered(partial(ridge, end=200.0, beyond=jnp.nan), never, LOG_Z, long)
+    assert nothing[0] == 0

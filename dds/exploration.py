@@ -1,0 +1,139 @@
+"""Looks at a target for what a sampler misses: modes, and particles tempered from a wide start.
+
+`explore` looks, `uncovered` says how much of the target lies in modes that a sampler does not cover.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dds import modes, normal, smc
+from dds.checks import typed
+from dds.compiling import once
+from dds.modes import Modes
+from dds.types import KeyArray, LogDensity, Normal
+
+EXPLORERS = 400
+"""The number of tempered particles that are asked what a sampler missed."""
+
+APART = 5.0
+"""A mode at which the density is this much higher, in nats, than a sampler says, is one that it does not cover."""
+
+AROUND = 16
+"""The draws around a mode by which it is asked."""
+
+COMPONENTS = 512
+"""The most modes at which a sampler is checked, and so the most components of a mixture: fewer above 16 dimensions."""
+
+
+class Explored(NamedTuple):
+    """What was found by means that are not those of the sampler to be checked.
+
+    Attributes:
+        points: Tempered particles.
+        settled: Whether they have arrived at the target; `None` if there are none, above `dds.modes.DENSE` dimensions.
+        modes: Modes, of climbs.
+        evaluations: The number of evaluations of the density.
+    """
+
+    points: Float[Array, "points dim"]
+    settled: bool | None
+    modes: Modes
+    evaluations: int
+
+
+@typed
+def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int = EXPLORERS) -> Explored:
+    """Looks for points of the target by climbs from new starts and by tempering from a wide start.
+
+    Args:
+        key: The random key, another than that of `search`.
+        log_density: The log density, unnormalised.
+        start: Where to look.
+        count: The number of particles, at least 2.
+
+    Returns:
+        The points and modes.
+
+    Raises:
+        ValueError: If there are fewer particles.
+
+    Example:
+        >>> from dds import targets
+        >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
+        >>> explore(jax.random.key(0), target.log_density, Normal(jnp.zeros(2), jnp.array(3.0))).settled
+        True
+    """
+    modes_key, particles_key = jax.random.split(key)
+    found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
+    if start.mean.size > modes.DENSE:
+        return Explored(jnp.zeros((0, start.mean.size), start.mean.dtype), None, found, found.evaluations)
+    options = {"mcmc_steps": 5, "ess_threshold": 0.7, "settling": 8, "max_stages": 100}
+    particles = smc.temper(particles_key, log_density, start, count, **options)
+    return Explored(particles.points, particles.settled, found, found.evaluations + particles.evaluations)
+
+
+@typed
+def uncovered(
+    log_density: LogDensity,
+    weigh: Callable[[Float[Array, "points dim"]], Float[Array, " points"]],
+    log_z: float,
+    found: Modes,
+) -> Float[np.ndarray, " modes"]:
+    """The share of the target in each mode that a sampler does not cover.
+
+    A mode is not covered if most draws around it have weights far above the normalising constant. Its mass is that of
+    Laplace's approximation, or the estimate of importance sampling with these draws, whichever is smaller: along a
+    ridge the curvature at the mode can make the mass look larger by orders.
+
+    Args:
+        log_density: The log density, unnormalised.
+        weigh: The log weights that paths of the sampler to given points have.
+        log_z: The logarithm of the normalising constant.
+        found: The modes; the heaviest `COMPONENTS` are looked at.
+
+    Returns:
+        The shares: 0 for modes where the weights are about the normalising constant.
+
+    Example:
+        >>> from dds import targets
+        >>> mixture = targets.gaussian_mixture(jnp.array([[-4.0, 0.0], [4.0, 0.0]]), jnp.ones(2), jnp.array([3.0, 1.0]))
+        >>> found = modes.search(jax.random.key(0), mixture.log_density, Normal(jnp.zeros(2), jnp.array(3.0)))
+        >>> left = Normal(jnp.array([-4.0, 0.0]), jnp.ones(()))
+        >>> def weigh(points):
+        ...     return jax.vmap(lambda x: mixture.log_density(x) - normal.log_density(left, x))(points)
+        >>> uncovered(mixture.log_density, weigh, -0.29, found).round(2).tolist()
+        [0.0, 0.25]
+    """
+    if not len(found.points):
+        return np.zeros(0)
+    points, scales, log_masses = (leaf[: _most(found.points.shape[1])] for leaf in found[:3])
+    draws, log_weights = _around(log_density, points, scales)
+    weights = np.asarray(weigh(draws.reshape(-1, points.shape[1]))).reshape(len(points), -1)
+    excesses = np.median(np.where(np.isneginf(log_weights), -np.inf, weights), axis=1) - log_z
+    estimates = np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=1) - np.log(AROUND)
+    masses, missed = np.fmin(np.asarray(log_masses, np.float64), estimates), ~(excesses <= APART)
+    total = np.logaddexp.reduce(np.append(masses[missed], log_z))
+    return np.where(missed, np.exp(masses - total), 0.0)
+
+
+def _most(dim: int) -> int:
+    return int(np.clip(2**17 // dim**2, 32, COMPONENTS))
+
+
+@partial(once, static_argnums=0)
+def _around(log_density: LogDensity, points: Array, scales: Array) -> tuple[Array, Array]:
+    """Draws from the normal distribution around each point, and their log weights."""
+    noise = jax.random.normal(jax.random.key(0), (AROUND, points.shape[1]), points.dtype)
+
+    def one(place: Normal, e: Array) -> tuple[Array, Array]:
+        x = normal.reparameterise(place, e)
+        log_w = log_density(x) - normal.log_density(place, x)
+        return x, jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)
+
+    return jax.lax.map(lambda mode: jax.vmap(partial(one, Normal(*mode)))(noise), (points, scales), batch_size=16)
