@@ -224,7 +224,7 @@ def _replace_lightest(mixture: Mixture, other: Mixture, share: float) -> Mixture
     return mixtures.join(kept, other, share)
 
 
-def _flattened(log_weights: Array, least: int) -> Array:
+def _flattened(log_weights: LogWeights, least: int) -> Array:
     """Normalised weights, to a power at which they are worth so many points at least."""
     log_weights = jnp.maximum(log_weights, jnp.max(log_weights) - 1e4)
     power = 1.0

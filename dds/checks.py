@@ -1,18 +1,16 @@
 """Checks of arguments: types and shapes by `typed`, values by a plain `ValueError` before anything is compiled."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from beartype import BeartypeConf, beartype
 from jax.core import Tracer
 from jaxtyping import jaxtyped
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-_check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
 
 
 def typed(function: Function) -> Function:
@@ -32,8 +30,19 @@ def typed(function: Function) -> Function:
         >>> float(total(jnp.ones(3), 2))
         6.0
     """
-    checked: Any = jaxtyped(function, typechecker=_check)
-    return checked
+
+    # The check is made at the first call: made here, those of all functions would double the time of the import.
+    @functools.cache
+    def check() -> Any:
+        from beartype import BeartypeConf, beartype
+
+        return jaxtyped(function, typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))  # ints pass for floats
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        return check()(*args, **kwargs)
+
+    return cast(Function, checked)
 
 
 def require(ok: bool, argument: str, value: Any, expected: str) -> None:

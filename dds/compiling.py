@@ -16,6 +16,23 @@ once: Callable[..., Any] = partial(jax.jit, compiler_options=QUICK)
 """`jax.jit` for what runs so seldom that compiling takes longer than running."""
 
 
+def split(key: KeyArray, count: int = 2) -> list[KeyArray]:
+    """Independent keys, as `jax.random.split`, which compiles a program for each count when it is called by itself.
+
+    Args:
+        key: The random key.
+        count: How many.
+
+    Returns:
+        The keys.
+
+    Example:
+        >>> len(split(jax.random.key(0), 3))
+        3
+    """
+    return [jax.random.fold_in(key, i) for i in range(count)]
+
+
 @partial(once, static_argnums=(1, 2))
 def noise(key: KeyArray, shape: tuple[int, ...], dtype: Any) -> Array:
     """Standard normal noise, outside of compiled code.

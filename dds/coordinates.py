@@ -159,7 +159,7 @@ def _variational(
     score, hessian = jax.grad(log_density), jax.hessian(log_density)
 
     def step(carry):
-        fit, rate, taken, stale, averaging, highest = carry
+        fit, rate, taken, stale, averaging, highest, _ = carry
         half = jax.random.normal(jax.random.fold_in(key, taken), (draws // 2, dim), start.mean.dtype)
         noise = jnp.concatenate([half, -half])
         points = jax.vmap(partial(normal.reparameterise, fit))(noise)
@@ -172,8 +172,9 @@ def _variational(
         factor = fit.scale @ factor_of_inverse((precision + precision.T) / 2)
         moved = Normal(fit.mean + rate * fit.scale @ (fit.scale.T @ gradient), factor)
 
-        gain = _bound(log_density, noise, moved) - _bound(log_density, noise, fit)
-        better = gain >= -0.1  # noise of the draws is not a reason to stand still
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), moved, fit)
+        of_moved, of_fit = jax.vmap(partial(_bound, log_density, noise))(both)
+        better = of_moved - of_fit >= -0.1  # noise of the draws is not a reason to stand still
         fit = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, fit)
         # On its own draws a step always gains: whether it has arrived, others must say.
         value = _bound(log_density, fixed, fit)
@@ -182,7 +183,7 @@ def _variational(
         averaging = jnp.where(ready, averaging + 1, 0)
         largest = 1 / jnp.maximum(1.0, averaging.astype(rate.dtype))
         rate = jnp.where(better, jnp.minimum(1.5 * rate, largest), 0.25 * rate)
-        return fit, rate, taken + 1, stale, averaging, highest
+        return fit, rate, taken + 1, stale, averaging, highest, value
 
     # First until the bound has stopped rising, then the draws are averaged.
     averaged = min(AVERAGED, (iterations + 1) // 2)
@@ -191,10 +192,11 @@ def _variational(
         return (carry[2] < iterations) & (carry[4] <= averaged)
 
     fixed = jax.random.normal(jax.random.fold_in(key, iterations), (draws, dim), start.mean.dtype)
-    zero = jnp.zeros((), int)
-    carry = (start, jnp.asarray(0.1, start.mean.dtype), zero, zero, zero, jnp.asarray(-jnp.inf, start.mean.dtype))
-    fit, _, taken, *_ = jax.lax.while_loop(unfinished, step, carry)
-    lost = ~(_bound(log_density, fixed, fit) >= _bound(log_density, fixed, start) - 0.1)
+    zero, first = jnp.zeros((), int), _bound(log_density, fixed, start)
+    lowest = jnp.asarray(-jnp.inf, start.mean.dtype)
+    carry = (start, jnp.asarray(0.1, start.mean.dtype), zero, zero, zero, lowest, first)
+    fit, _, taken, *_, last = jax.lax.while_loop(unfinished, step, carry)
+    lost = ~(last >= first - 0.1)
     return jax.tree.map(lambda new, old: jnp.where(lost, old, new), fit, start), taken
 
 

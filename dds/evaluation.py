@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from dds import estimators
 from dds.checks import typed
-from dds.types import Arrays, LogWeights
+from dds.types import LogWeights
 
 RARE = 0.01
 """The share of the target that the sampler's paths of the largest weights stand for, as the weights themselves say."""
@@ -124,7 +124,7 @@ def summarise(
     log_z_true_error: float = 0.0,
     forward_log_weights: Float[Array | np.ndarray, " forward_paths"] | None = None,
     explored_log_weights: Float[Array | np.ndarray, " explored_paths"] | None = None,
-    refined_log_weights: Float[Arrays, " refined_paths"] | None = None,
+    refined_log_weights: Float[Array | np.ndarray, " refined_paths"] | None = None,
     missed_modes: float | None = None,
     settled: bool | None = None,
     where: str = "",

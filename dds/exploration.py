@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dds import modes, normal, smc
 from dds.checks import typed
-from dds.compiling import once
+from dds.compiling import once, split
 from dds.modes import Modes
 from dds.types import KeyArray, LogDensity, Normal
 
@@ -69,8 +69,8 @@ def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int
         >>> explore(jax.random.key(0), target.log_density, Normal(jnp.zeros(2), jnp.array(3.0))).settled
         True
     """
-    modes_key, particles_key = jax.random.split(key)
-    found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
+    modes_key, particles_key = split(key)
+    found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start), kinks=True)
     if start.mean.size > modes.DENSE:
         return Explored(jnp.zeros((0, start.mean.size), start.mean.dtype), None, found, found.evaluations)
     options = {"mcmc_steps": 5, "ess_threshold": 0.7, "settling": 8, "max_stages": 100}
@@ -115,11 +115,12 @@ def uncovered(
     points, scales, log_masses = (leaf[: _most(found.points.shape[1])] for leaf in found[:3])
     draws, log_weights = _around(log_density, points, scales)
     weights = np.asarray(weigh(draws.reshape(-1, points.shape[1]))).reshape(len(points), -1)
-    excesses = np.median(np.where(np.isneginf(log_weights), -np.inf, weights), axis=1) - log_z
+    with np.errstate(invalid="ignore"):  # of a sampler that found nothing
+        excesses = np.median(np.where(np.isneginf(log_weights), -np.inf, weights), axis=1) - log_z
     estimates = np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=1) - np.log(AROUND)
     masses, missed = np.fmin(np.asarray(log_masses, np.float64), estimates), ~(excesses <= APART)
     total = np.logaddexp.reduce(np.append(masses[missed], log_z))
-    return np.where(missed, np.exp(masses - total), 0.0)
+    return np.where(missed, np.exp(masses - total), 0.0) if np.isfinite(total) else np.zeros(len(points))
 
 
 def _most(dim: int) -> int:

@@ -31,6 +31,16 @@ FEWEST, MOST = 64, 16384
 """The fewest climbs and the most."""
 
 
+KINKS = 8
+"""The most ends of climbs without a curvature that are kept."""
+
+WIDTHS = tuple(0.5**i for i in range(12))
+"""The widths that are tried around them, as multiples of the spread of the starts."""
+
+AROUND = 64
+"""The draws of each width."""
+
+
 class Modes(NamedTuple):
     """Modes, the heaviest first.
 
@@ -55,7 +65,15 @@ class Modes(NamedTuple):
 
 
 @typed
-def search(key: KeyArray, log_density: LogDensity, start: Normal, *, starts: int = 64, iterations: int = 200) -> Modes:
+def search(
+    key: KeyArray,
+    log_density: LogDensity,
+    start: Normal,
+    *,
+    starts: int = 64,
+    iterations: int = 200,
+    kinks: bool = False,
+) -> Modes:
     r"""Climbs from many starts by L-BFGS, and keeps the modes that differ.
 
     The first climb starts at the mean of `start`, the others at draws from it, some of them nearer and some farther.
@@ -67,6 +85,8 @@ def search(key: KeyArray, log_density: LogDensity, start: Normal, *, starts: int
         start: Where to look.
         starts: The number of climbs, at least 1.
         iterations: The most steps of each, at least 1.
+        kinks: Whether to keep ends of climbs without a curvature, too, as that of a Laplace distribution: with a round
+            normal distribution, of the width at which importance sampling finds the most mass, and that mass.
 
     Returns:
         The modes, none where no climb ends at one.
@@ -86,7 +106,7 @@ def search(key: KeyArray, log_density: LogDensity, start: Normal, *, starts: int
     """
     require(starts >= 1, "starts", starts, "at least 1")
     require(iterations >= 1, "iterations", iterations, "at least 1")
-    return search_from(log_density, _starts(starts, key, start), iterations=iterations)
+    return search_from(log_density, _starts(starts, key, start), iterations=iterations, kinks=kinks)
 
 
 @typed
@@ -111,13 +131,16 @@ def affordable(log_density: LogDensity, start: Normal) -> int:
 
 
 @typed
-def search_from(log_density: LogDensity, starts: Float[Array, "starts dim"], *, iterations: int = 200) -> Modes:
+def search_from(
+    log_density: LogDensity, starts: Float[Array, "starts dim"], *, iterations: int = 200, kinks: bool = False
+) -> Modes:
     """Climbs from given starts, and keeps the modes that differ.
 
     Args:
         log_density: The log density, unnormalised.
         starts: The starts.
         iterations: As in `search`.
+        kinks: As in `search`.
 
     Returns:
         The modes.
@@ -127,19 +150,24 @@ def search_from(log_density: LogDensity, starts: Float[Array, "starts dim"], *, 
         >>> search_from(targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, jnp.eye(2)).points.round(3).tolist()
         [[1.0, 1.0]]
     """
-    ends, climbs = map(np.asarray, _climb(log_density, iterations, starts))
+    ends, values, climbs = map(np.asarray, _climb(log_density, iterations, starts))
     # Most climbs end at a few points: these are told apart coarsely first, so that few Hessians are computed.
-    ends = ends[np.isfinite(ends).all(axis=1)]
-    if not len(ends):
-        ends = np.asarray(starts[:1])
+    arrived = np.isfinite(ends).all(axis=1) & np.isfinite(values)
+    ends, values = (ends[arrived], values[arrived]) if arrived.any() else (np.asarray(starts[:1]), values[:1])
     unit = 1e-3 * (np.std(np.asarray(starts), axis=0) + np.abs(ends[0]) + np.finfo(ends.dtype).eps)
     _, first, counts = np.unique(np.round(ends / unit), axis=0, return_index=True, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:LISTED]
+    order = np.lexsort((-values[first], -counts))[:LISTED]
     first, counts = _merged(ends, unit, first[order], counts[order])
     padded = ends[np.resize(first, 2 ** int(np.ceil(np.log2(len(first)))))]
     points, scales, log_masses, good = (np.asarray(leaf)[: len(first)] for leaf in _look(log_density, padded))
     evaluations = 2 * int(climbs.sum()) + padded.size
-    return _distinct(points[good], scales[good], log_masses[good], counts[good], evaluations)
+    found = _distinct(points[good], scales[good], log_masses[good], counts[good], evaluations)
+    if not kinks or good.all():
+        return found
+    rest = first[~good]
+    return merge(
+        found, _kinks(log_density, ends[rest], values[rest], counts[~good], np.std(np.asarray(starts), axis=0))
+    )
 
 
 @typed
@@ -223,31 +251,67 @@ def _starts(count: int, key: KeyArray, start: Normal) -> Float[Array, "count dim
 @partial(once, static_argnums=(0, 1))
 def _climb(
     log_density: LogDensity, iterations: int, starts: Float[Array, "starts dim"]
-) -> tuple[Array, Int[Array, " starts"]]:
+) -> tuple[Array, Array, Int[Array, " starts"]]:
     def loss(x: State) -> Scalar:
         return -log_density(x)
 
     # The zoom search takes twice as long to compile as all the rest of the program.
-    line_search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=20, store_grad=True)
+    # Climbs go side by side, each step as long as its longest search: it halves, and is short.
+    line_search = optax.scale_by_backtracking_linesearch(
+        max_backtracking_steps=10, decrease_factor=0.5, store_grad=True
+    )
     optimiser, value_and_grad = optax.lbfgs(linesearch=line_search), optax.value_and_grad_from_state(loss)
 
     def climb(carry: Any):
-        x, state, i, _ = carry
+        x, state, i, *_ = carry
         value, gradient = value_and_grad(x, state=state)
         change, state = optimiser.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
         moved: Any = optax.apply_updates(x, change)
-        return moved, state, i + 1, -log_density(moved) < value
+        end = -log_density(moved)
+        return moved, state, i + 1, end, end < value
 
     def unfinished(carry):
-        _, state, i, better = carry
+        _, state, i, _, better = carry
         gradient = optax.tree.get(state, "grad")
         return (i == 0) | (i < iterations) & (jnp.max(jnp.abs(gradient)) > 1e-4) & better
 
     def one(start: State):
-        x, _, climbs, _ = jax.lax.while_loop(unfinished, climb, (start, optimiser.init(start), 0, True))
-        return x, climbs
+        first = (start, optimiser.init(start), 0, jnp.asarray(jnp.inf, start.dtype), True)
+        x, _, climbs, value, _ = jax.lax.while_loop(unfinished, climb, first)
+        return x, -value, climbs
 
     return jax.lax.map(one, starts, batch_size=256)
+
+
+def _kinks(
+    log_density: LogDensity, ends: np.ndarray, values: np.ndarray, hits: np.ndarray, spread: np.ndarray
+) -> Modes:
+    """The highest ends of climbs as modes, each with a round normal distribution; ends within it are no others."""
+    dim, left, found = ends.shape[1], np.isfinite(values), []
+    while left.any() and len(found) < KINKS:
+        i = int(np.argmax(np.where(left, values, -np.inf)))
+        masses = np.nan_to_num(np.asarray(_masses(log_density, ends[i], spread)), nan=-np.inf)
+        width = WIDTHS[int(np.argmax(masses))] * spread
+        near = left & (np.linalg.norm((ends - ends[i]) / width, axis=1) <= 3 * np.sqrt(dim))
+        near[i] = True
+        found.append((ends[i], np.diag(width), masses.max(), hits[near].sum()))
+        left &= ~near
+    points, scales, log_masses, counts = map(np.array, zip(*found, strict=True))
+    return _distinct(points, scales, log_masses, counts, len(found) * len(WIDTHS) * AROUND)
+
+
+@partial(once, static_argnums=0)
+def _masses(log_density: LogDensity, point: State, spread: State) -> Float[Array, " widths"]:
+    """The log mass that importance sampling from round normal distributions around a point finds, for each width."""
+    noise = jax.random.normal(jax.random.key(0), (AROUND, point.size), point.dtype)
+
+    def mass(width: Array) -> Array:
+        around = Normal(point, width * spread)
+        draws = jax.vmap(partial(normal.reparameterise, around))(noise)
+        log_w = jax.vmap(lambda x: log_density(x) - normal.log_density(around, x))(draws)
+        return jax.nn.logsumexp(jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)) - jnp.log(AROUND)
+
+    return jax.lax.map(mass, jnp.asarray(WIDTHS, point.dtype))
 
 
 @partial(once, static_argnums=0)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from dds import conditional, estimators, families, losses, mixtures, networks, normal, schedules, smc
 from dds.checks import require, typed
+from dds.compiling import split
 from dds.modes import DENSE
 from dds.search import Found, search
 from dds.types import Family, KeyArray, Loss, Mixture, Normal, Product, Target
@@ -217,7 +218,7 @@ def choose(
     """
     given = dict(numbers or {})
     check(given, kernel, loss)
-    search_key, points_key, pilot_key = jax.random.split(key, 3)
+    search_key, points_key, pilot_key = split(key, 3)
     start = starting_point(target)
     if kernel == "dds":
         plan = Plan("dds", "the control alone is learned, as published", DEFAULTS["dds"]._replace(**given), start)
@@ -460,7 +461,7 @@ def _require_memory(numbers: Numbers, dim: int) -> None:
 
 def _pilot(family: Family, log_density, key: KeyArray) -> float:
     """The effective sample size of the untrained sampler."""
-    init_key, paths_key = jax.random.split(key)
+    init_key, paths_key = split(key)
     sampler = family.sampler(family.init(init_key))
     log_w = jax.jit(lambda key: losses.log_weights(sampler, key, log_density, 1000))(paths_key)
     return float(estimators.effective_sample_size(log_w))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from dds import estimators, evaluation, exploration, losses, recipes, smc, training
 from dds.checks import require, typed
-from dds.compiling import once
+from dds.compiling import once, split
 from dds.paths import noise_path, sample_path, steps
 from dds.search import CHEAP, POOR
 from dds.types import Family, KeyArray, LogDensity, Params, Sampler, Target
@@ -129,7 +129,7 @@ def evaluate(
         (50,)
     """
     started = time.perf_counter()
-    draw_key, exact_key, forward_key, explore_key, check_key, refine_key, resample_key = jax.random.split(key, 7)
+    draw_key, exact_key, forward_key, explore_key, check_key, refine_key, resample_key = split(key, 7)
     sampler = recipe.family.sampler(fit.params)
     weigh = partial(_weigh_back, recipe.family, target.log_density, fit.params)
     points, log_w, nan_share = _drawn(draw_key, target, recipe, fit, paths, goal)
@@ -160,15 +160,15 @@ def evaluate(
         **checked,
     )
     if refined is not None:
-        points = jnp.concatenate([points, refined.points])
-        log_w = estimators.pool(log_w, refined.log_weights, log_z.value)
+        points = np.concatenate([points, refined.points])
+        log_w = np.asarray(estimators.pool(log_w, refined.log_weights, log_z.value))
     if len(log_w) > paths and np.isfinite(report.log_z):
-        chosen = estimators.resample(resample_key, log_w, paths)
-        points, log_w = points[chosen], jnp.full(paths, report.log_z, log_w.dtype)
+        points = points[np.asarray(estimators.resample(resample_key, log_w, paths))]
+        log_w = np.full(paths, report.log_z, log_w.dtype)
     report = report._replace(samples=min(report.samples, float(paths)))
     return Result(
-        _structured(target, points),
-        log_w,
+        _structured(target, jnp.asarray(points)),
+        jnp.asarray(log_w),
         estimators.Estimate(jnp.asarray(report.log_z), jnp.asarray(report.log_z_standard_error)),
         report,
         evaluation.verdict(report),
@@ -184,21 +184,21 @@ def evaluate(
 
 def _drawn(
     key: KeyArray, target: Target, recipe: recipes.Recipe, fit: training.Fit, paths: int, goal: Goal
-) -> tuple[Array, Array, float]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Ends of paths, as many as asked for or as are needed and cheap; their log weights; and the share without one."""
-    first_key, more_key = jax.random.split(key)
+    first_key, more_key = split(key)
     draw = partial(_draw, recipe.family, target.log_density, fit.params)
     points, log_w = draw(first_key, paths)
     cheap = CHEAP // (steps(recipe.family.sampler(fit.params)) + 1)
-    more = _more(jnp.where(jnp.isnan(log_w), -jnp.inf, log_w), paths, goal, min(cheap, MEMORY // target.dim))
+    more = _more(np.where(np.isnan(log_w), -np.inf, log_w), paths, goal, min(cheap, MEMORY // target.dim))
     if more > 0:
         others = draw(more_key, more)
-        points, log_w = jnp.concatenate([points, others[0]]), jnp.concatenate([log_w, others[1]])
-    broken = jnp.isnan(log_w)
-    return points, jnp.where(broken, -jnp.inf, log_w), float(jnp.mean(broken))
+        points, log_w = np.concatenate([points, others[0]]), np.concatenate([log_w, others[1]])
+    broken = np.isnan(log_w)
+    return points, np.where(broken, -np.inf, log_w), float(np.mean(broken))
 
 
-def _more(log_weights: Array, paths: int, goal: Goal, most: int) -> int:
+def _more(log_weights: np.ndarray, paths: int, goal: Goal, most: int) -> int:
     """How many more paths bring the standard error to a quarter of the goal, or at least to half, if they are cheap."""
     error, count = float(estimators.log_z(log_weights).standard_error), log_weights.size
     if not np.isfinite(error):
@@ -208,7 +208,7 @@ def _more(log_weights: Array, paths: int, goal: Goal, most: int) -> int:
     return max(min(good, most) - count, 0) if enough <= most else 0
 
 
-def _is_poor(log_weights: Array, precision: float) -> bool:
+def _is_poor(log_weights: np.ndarray, precision: float) -> bool:
     """Whether weights alone do not do: by their error, their number or their tail."""
     if not np.isfinite(float(estimators.log_z(log_weights).value)):
         return False
@@ -222,12 +222,12 @@ def _check(
     target: Target,
     weigh: Callable,
     explored: exploration.Explored,
-    points: Array,
-    log_weights: Array,
+    points: np.ndarray,
+    log_weights: np.ndarray,
     log_z: float,
 ) -> dict[str, Any]:
     """What points and modes found otherwise say of a sampler, as arguments of `dds.evaluation.summarise`."""
-    particles_key, modes_key = jax.random.split(key)
+    particles_key, modes_key = split(key)
     shares = exploration.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes)
     checked: dict[str, Any] = {"missed_modes": float(shares.sum())}
     if explored.settled is not None:
@@ -266,7 +266,7 @@ def draw(key: KeyArray, result: Result, count: int) -> Draws:
     """
     require(count >= 1, "count", count, "at least 1")
     points, log_w = _draw(result.recipe.family, result.target.log_density, result.state.params, key, count)
-    return Draws(_structured(result.target, points), log_w)
+    return Draws(_structured(result.target, jnp.asarray(points)), jnp.asarray(log_w))
 
 
 @typed
@@ -291,55 +291,57 @@ def resample(key: KeyArray, result: Result | Draws, count: int) -> Any:
         >>> resample(jax.random.key(1), result, 10)["a"].shape
         (10, 2)
     """
-    choose_key, shuffle_key = jax.random.split(key)
+    choose_key, shuffle_key = split(key)
     chosen = estimators.resample(choose_key, result.log_weights, count)
     chosen = jax.random.permutation(shuffle_key, chosen)
     return jax.tree.map(lambda leaf: leaf[chosen], result.samples)
 
 
-def _draw(family: Family, log_density: LogDensity, params: Params, key: KeyArray, count: int) -> tuple[Array, Array]:
+def _draw(
+    family: Family, log_density: LogDensity, params: Params, key: KeyArray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The ends of paths and their log weights."""
     chunks = range(math.ceil(count / CHUNK))
-    parts = [_draw_chunk(family, log_density, params, jax.random.fold_in(key, i)) for i in chunks]
+    parts = [_draw_chunk(family, log_density, params, key, i) for i in chunks]
     return _joined([part[0] for part in parts], count), _joined([part[1] for part in parts], count)
 
 
 @partial(once, static_argnums=(0, 1))
-def _draw_chunk(family: Family, log_density: LogDensity, params: Params, key: KeyArray):
+def _draw_chunk(family: Family, log_density: LogDensity, params: Params, key: KeyArray, i: int):
     sampler = family.sampler(params)
 
     def one(key: KeyArray):
         path = sample_path(key, sampler)
         return path.x, losses.log_weight(path, log_density)
 
-    return jax.vmap(one)(jax.random.split(key, CHUNK))
+    return jax.vmap(one)(jax.random.split(jax.random.fold_in(key, i), CHUNK))
 
 
 def _weigh_back(
     family: Family, log_density: LogDensity, params: Params, key: KeyArray, points: Array
-) -> Float[Array, " points"]:
+) -> Float[np.ndarray, " points"]:
     """The log weights of paths noised from points of the target."""
     count = len(points)
     padded = np.concatenate([np.asarray(points), np.broadcast_to(points[-1:], (-count % CHUNK, points.shape[1]))])
     parts = [
-        _weigh_chunk(family, log_density, params, jax.random.fold_in(key, i), padded[i * CHUNK : (i + 1) * CHUNK])
+        _weigh_chunk(family, log_density, params, key, i, padded[i * CHUNK : (i + 1) * CHUNK])
         for i in range(len(padded) // CHUNK)
     ]
     return _joined(parts, count)
 
 
 @partial(once, static_argnums=(0, 1))
-def _weigh_chunk(family: Family, log_density: LogDensity, params: Params, key: KeyArray, points: Array):
+def _weigh_chunk(family: Family, log_density: LogDensity, params: Params, key: KeyArray, i: int, points: Array):
     sampler = family.sampler(params)
 
     def one(key: KeyArray, x: Array):
         return losses.log_weight(noise_path(key, sampler, x), log_density)
 
-    return jax.vmap(one)(jax.random.split(key, CHUNK), points)
+    return jax.vmap(one)(jax.random.split(jax.random.fold_in(key, i), CHUNK), points)
 
 
-def _joined(parts: list[Array], count: int) -> Array:
-    return jnp.asarray(np.concatenate([np.asarray(part) for part in parts])[:count])
+def _joined(parts: list[Array], count: int) -> np.ndarray:
+    return np.concatenate([np.asarray(part) for part in parts])[:count]
 
 
 def _structured(target: Target, points: Array) -> Any:

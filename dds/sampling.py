@@ -10,6 +10,7 @@ import numpy as np
 
 from dds import estimators, evaluation, exploration, recipes, search, targets, training
 from dds.checks import require, typed
+from dds.compiling import split
 from dds.exploration import Explored
 from dds.recipes import Recipe
 from dds.results import GOAL, Goal, Result, evaluate
@@ -88,7 +89,7 @@ def sample(
     require(precision > 0, "precision", precision, "positive")
     require(draws >= 1, "draws", draws, "at least 1")
     target, goal = as_target(log_density, like, scale=scale), Goal(precision, draws)
-    look_key, ladder_key, climb_key = jax.random.split(key, 3)
+    look_key, ladder_key, climb_key = split(key, 3)
     started = time.perf_counter()
 
     def train(rung: int, key: KeyArray, recipe: Recipe) -> training.Fit:
@@ -126,7 +127,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         True
     """
     started, start, log_density = time.perf_counter(), recipes.starting_point(target), target.log_density
-    explore_key, search_key, *keys = jax.random.split(key, 2 + 4 * LOOKS)
+    explore_key, search_key, *keys = split(key, 2 + 4 * LOOKS)
     explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
     spent = explored.evaluations + found.evaluations
@@ -219,7 +220,7 @@ def climb(
         if met(best, goal):
             return best
     for i, recipe in rungs:
-        train_key, evaluate_key = jax.random.split(jax.random.fold_in(key, i))
+        train_key, evaluate_key = split(jax.random.fold_in(key, i))
         fit = train(i, train_key, recipe)
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, normal, smc
 from dds.adaptation import Adapted
 from dds.checks import typed
-from dds.compiling import noise, once
+from dds.compiling import noise, once, split
 from dds.modes import Modes
 from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal, Product, Scalar
 
@@ -106,7 +106,7 @@ def search(
         >>> found.finding, found.ess > 0.9
         ('one mode, with a normal fit', True)
     """
-    modes_key, fit_key, first_key, adapt_key, neck_key = jax.random.split(key, 5)
+    modes_key, fit_key, first_key, adapt_key, neck_key = split(key, 5)
     dim, dense = start.mean.size, start.mean.size <= modes.DENSE
     found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
     if known is not None:
@@ -207,7 +207,7 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
     """
     if start.mean.size > modes.DENSE:
         return found
-    temper_key, product_key, mixture_key = jax.random.split(key, 3)
+    temper_key, product_key, mixture_key = split(key, 3)
     particles = smc.temper(temper_key, log_density, start, 1000, settling=8)
     found = found._replace(evaluations=found.evaluations + particles.evaluations)
     if not particles.settled:  # as of a density without an integral, which they follow to infinity
@@ -244,7 +244,7 @@ def _fit(
     key: KeyArray, log_density: LogDensity, start: Normal, found: Modes, dense: bool
 ) -> tuple[Normal, float, int, bool]:
     """The normal fit, its bound, the evaluations it took, and whether there is one."""
-    fit_key, bound_key = jax.random.split(key)
+    fit_key, bound_key = split(key)
     fixed = noise(bound_key, (256, start.mean.size), start.mean.dtype)
 
     def bound(place: Normal) -> float:
@@ -310,7 +310,7 @@ def _suffices(log_weights: LogWeights, precision: float) -> bool:
 
 def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found) -> Found:
     """In the coordinates of a neck, if there is one and they are better."""
-    noise_key, adapt_key, check_key = jax.random.split(key, 3)
+    noise_key, adapt_key, check_key = split(key, 3)
     dim = fit.mean.size
     few = conditional.neck(log_density, fit, noise(noise_key, (16, dim), fit.mean.dtype))
     evaluations = found.evaluations + 16 * dim**2

@@ -9,6 +9,7 @@ and to check a sampler by. In the noise of the paths of a sampler, with the dens
 turns the sampler's own paths into paths of the target: that is `refine`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -70,8 +71,18 @@ class Refined(NamedTuple):
     stages: int
 
 
+class _Particle(NamedTuple):
+    """A particle, with all that was evaluated there: the temperature and the coordinates can change around it."""
+
+    x: State
+    log_gamma: Scalar
+    score: State
+    log_start: Scalar
+    start_score: State
+
+
 class _Population(NamedTuple):
-    points: Float[Array, "count dim"]
+    particles: _Particle
     inverse_temperature: Scalar
     log_size: Scalar
     log_z: Scalar
@@ -109,7 +120,8 @@ def temper(
 
     Args:
         key: The random key.
-        log_density: The log density, unnormalised. Points where it is not finite are lost in the first stage.
+        log_density: The log density, unnormalised. Points where it is not finite are lost in the first stage; if all
+            are, `log_z` is not finite, and they are not settled.
         start: The distribution $q$, wide enough to reach all modes.
         count: The number of particles, at least 2.
         mcmc_steps: The number of moves in a stage, at least 1.
@@ -122,7 +134,7 @@ def temper(
         The particles.
 
     Raises:
-        ValueError: If a number is out of its range, or the density is finite at none of the points it starts from.
+        ValueError: If a number is out of its range.
 
     References:
         Del Moral, Doucet and Jasra (2006), section 3; Jasra, Stephens, Doucet and Tsagaris (2011), for the steps in
@@ -141,15 +153,13 @@ def temper(
     require(settling >= 0, "settling", settling, "at least 0")
     numbers = (count, mcmc_steps, max_stages, settling, gradient)
     population, stages = _temper(log_density, numbers, key, start, ess_threshold)
-    points, _, _, log_z, rise, least, _ = population
-    message = f"not so at any of {count} points drawn from the start"
-    require(bool(np.isfinite(log_z)), "log_density", message, "finite where the particles start")
+    particles, _, _, log_z, rise, least, _ = population
     return Particles(
-        points,
+        particles.x,
         float(log_z),
         int(stages),
-        int(stages) * count * (mcmc_steps + 2),
-        bool((rise < 2) & (least > COLLAPSED)),
+        count * (int(stages) * mcmc_steps + 1),
+        bool(np.isfinite(log_z) & (rise < 2) & (least > COLLAPSED)),
     )
 
 
@@ -223,46 +233,41 @@ def _temper(
 ) -> tuple[_Population, Int[Array, ""]]:
     count, mcmc_steps, max_stages, settling, gradient = numbers
 
-    def log_gamma(x: State) -> Scalar:
-        value = log_density(x)
-        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+    def with_score(function: LogDensity, x: State) -> tuple[Scalar, State]:
+        return jax.value_and_grad(function)(x) if gradient else (function(x), jnp.zeros_like(x))
+
+    def at(x: State) -> _Particle:
+        value, score = with_score(log_density, x)
+        value = jnp.where(jnp.isfinite(value), value, -jnp.inf)
+        return _Particle(x, value, score, *with_score(partial(mixtures.log_density, start), x))
 
     def stage(carry):
-        i, (points, beta, log_size, log_z, _, least, done) = carry
+        i, (particles, beta, log_size, log_z, _, least, done) = carry
         resample_key, move_key = jax.random.split(jax.random.fold_in(stages_key, i))
-        values = jax.vmap(log_gamma)(points)
-        log_ratios = values - jax.vmap(partial(mixtures.log_density, start))(points)
+        log_ratios = particles.log_gamma - particles.log_start
         step = jnp.where(i >= max_stages, 1 - beta, _largest_step(log_ratios, 1 - beta, ess_threshold))
         done, beta = done + (beta >= 1), jnp.where(step >= 1 - beta, 1, beta + step)
         weights = jnp.where(step > 0, step * log_ratios, 0)
         log_z += estimators.log_z(weights).value
         least = jnp.minimum(least, estimators.effective_sample_size(weights))
         chosen = estimators.resample(resample_key, weights, count)
-        points = points[chosen]
-        place = _place(points)
-
-        def tempered(z: State) -> Scalar:
-            x = normal.reparameterise(place, z)
-            return beta * log_gamma(x) + (1 - beta) * mixtures.log_density(start, x)
-
-        inside = jax.vmap(partial(normal.standardise, place))(points)
-        moved, log_size = _move(move_key, tempered, inside, log_size, mcmc_steps, gradient)
-        points = jax.vmap(partial(normal.reparameterise, place))(moved)
-        changes = jax.vmap(log_gamma)(points) - values[chosen]
-        spread = jnp.std(changes) + jnp.finfo(points.dtype).eps
+        before = jax.tree.map(lambda leaf: leaf[chosen], particles)
+        particles, log_size = _move(move_key, at, beta, before, log_size, mcmc_steps)
+        changes = particles.log_gamma - before.log_gamma
+        spread = jnp.std(changes) + jnp.finfo(changes.dtype).eps
         rise = jnp.abs(jnp.mean(changes)) / (spread / jnp.sqrt(count))
-        return i + 1, _Population(points, beta, log_size, log_z, rise, least, done)
+        return i + 1, _Population(particles, beta, log_size, log_z, rise, least, done)
 
     def unfinished(carry):
-        _, (_, beta, _, _, rise, _, done) = carry
-        return (beta < 1) | ((rise >= 2) & (done < settling))
+        _, (_, beta, _, log_z, rise, _, done) = carry
+        return jnp.isfinite(log_z) & ((beta < 1) | ((rise >= 2) & (done < settling)))
 
     start_key, stages_key = jax.random.split(key)
     dtype = (start.mean if isinstance(start, Normal) else start.means).dtype
     noise = jax.random.normal(start_key, (count, mixtures.noise_size(start)), dtype)
-    points = jax.vmap(partial(mixtures.draw, start))(noise)
-    zero = jnp.zeros((), points.dtype)
-    first = _Population(points, zero, zero, zero, zero, zero + 1, jnp.zeros((), int))
+    particles = jax.vmap(at)(jax.vmap(partial(mixtures.draw, start))(noise))
+    zero = jnp.zeros((), dtype)
+    first = _Population(particles, zero, zero, zero, zero, zero + 1, jnp.zeros((), int))
     stages: Any
     stages, population = jax.lax.while_loop(unfinished, stage, (1, first))
     return population, stages - 1
@@ -296,19 +301,22 @@ def _place(points: Float[Array, "count dim"]) -> Normal:
 
 def _move(
     key: KeyArray,
-    log_density: LogDensity,
-    points: Float[Array, "count dim"],
+    at: Callable[[State], _Particle],
+    beta: Scalar,
+    particles: _Particle,
     log_size: Scalar,
     mcmc_steps: int,
-    gradient: bool,
-) -> tuple[Float[Array, "count dim"], Scalar]:
-    """Moves of all points, with one step size."""
+) -> tuple[_Particle, Scalar]:
+    """Moves of all particles at one temperature, with one step size."""
+    place = _place(particles.x)
 
-    def look(z: State) -> tuple[Scalar, State]:
-        if not gradient:
-            return log_density(z), jnp.zeros_like(z)
-        value, score = jax.value_and_grad(log_density)(z)
-        return value, jnp.where(jnp.isfinite(score).all(), z + score, 0)
+    def level(particle: _Particle) -> Scalar:
+        return beta * particle.log_gamma + (1 - beta) * particle.log_start
+
+    def residual(z: State, particle: _Particle) -> State:
+        score = beta * particle.score + (1 - beta) * particle.start_score
+        score = score * place.scale if place.scale.ndim < 2 else score @ place.scale
+        return jnp.where(jnp.isfinite(score).all(), z + score, 0)
 
     def step(carry, key):
         chains, log_size = carry
@@ -316,26 +324,26 @@ def _move(
         size = jnp.minimum(jnp.exp(log_size), 2)
         keep = (2 - size) / (2 + size)
         width = jnp.sqrt(1 - keep**2)
-        noise = jax.random.normal(noise_key, points.shape, points.dtype)
-        levels = jax.random.uniform(accept_key, points.shape[:1], points.dtype)
+        noise = jax.random.normal(noise_key, particles.x.shape, particles.x.dtype)
+        uniforms = jax.random.uniform(accept_key, noise.shape[:1], noise.dtype)
 
-        def mean(z: State, residual: State) -> State:
-            length = jnp.sqrt(jnp.mean(residual**2))
-            return keep * z + (1 - keep) / (1 + width * length) * residual
+        def mean(z: State, particle: _Particle) -> State:
+            away = residual(z, particle)
+            length = jnp.sqrt(jnp.mean(away**2))
+            return keep * z + (1 - keep) / (1 + width * length) * away
 
-        def one(chain, noise: State, level: Scalar):
-            z, value, residual = chain
-            other = mean(z, residual) + width * noise
-            other_value, other_residual = look(other)
-            back = (z - mean(other, other_residual)) / width
-            log_rate = other_value - value + 0.5 * jnp.sum((noise - back) * (noise + back))
+        def one(chain: tuple[State, _Particle], noise: State, uniform: Scalar):
+            z, particle = chain
+            other = mean(z, particle) + width * noise
+            found = at(normal.reparameterise(place, other))
+            back = (z - mean(other, found)) / width
+            log_rate = level(found) - level(particle) + 0.5 * jnp.sum((noise - back) * (noise + back))
             rate = jnp.where(jnp.isnan(log_rate), 0.0, jnp.exp(jnp.minimum(log_rate, 0)))
-            moved = (other, other_value, other_residual)
-            return jax.tree.map(lambda new, old: jnp.where(level < rate, new, old), moved, chain), rate
+            return jax.tree.map(lambda new, old: jnp.where(uniform < rate, new, old), (other, found), chain), rate
 
-        chains, rates = jax.vmap(one)(chains, noise, levels)
+        chains, rates = jax.vmap(one)(chains, noise, uniforms)
         return (chains, jnp.minimum(log_size + 0.5 * (jnp.mean(rates) - ACCEPTANCE), jnp.log(2.0))), None
 
-    chains = (points, *jax.vmap(look)(points))
-    ((points, _, _), log_size), _ = jax.lax.scan(step, (chains, log_size), jax.random.split(key, mcmc_steps))
-    return points, log_size
+    chains = (jax.vmap(partial(normal.standardise, place))(particles.x), particles)
+    ((_, particles), log_size), _ = jax.lax.scan(step, (chains, log_size), jax.random.split(key, mcmc_steps))
+    return particles, log_size

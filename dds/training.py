@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from dds.checks import require, require_scalar, typed
+from dds.compiling import split
 from dds.types import Family, KeyArray, Loss, Params
 
 
@@ -123,7 +124,7 @@ def start(
         >>> int(start(jax.random.key(0), family, optax.sgd(0.01)).updates)
         0
     """
-    init_key, updates_key = jax.random.split(key)
+    init_key, updates_key = split(key)
     if params is None:
         params = family.init(init_key)
     else:

@@ -29,7 +29,7 @@ coordinates: an innovation, a control, the noise of a step."""
 Noise: TypeAlias = Float[Arrays, " noise"]
 """Standard normal noise, as many numbers as what is made of it needs."""
 
-LogWeights: TypeAlias = Float[Arrays, " paths"]
+LogWeights: TypeAlias = Float[Array | np.ndarray, " paths"]
 """Log weights of independent paths."""
 
 KeyArray: TypeAlias = Key[Array, ""]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 from jax.scipy.stats import cauchy, norm
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 from scipy.special import multigammaln
 
 import dds
@@ -465,6 +465,47 @@ def covariance_matrix():
     return of(log_density, 6, float(log_z))
 
 
+def two_laplace_10():
+    """Two modes without a curvature, unequal."""
+
+    def log_density(x):
+        one = jnp.log(0.7) - jnp.sum(jnp.abs(x)) - 10 * jnp.log(2)
+        other = jnp.log(0.3) - jnp.sum(jnp.abs(x - 14 / np.sqrt(10))) / 0.4 - 10 * jnp.log(0.8)
+        return jnp.logaddexp(one, other)
+
+    return of(log_density, 10, 0.0, 5.0)
+
+
+def two_balls_5():
+    """Uniform on two balls that one start in a hundred hits."""
+    other = jnp.asarray([5.0, 0, 0, 0, 0])
+
+    def log_density(x):
+        inside = (jnp.sum(x**2) < 4) | (jnp.sum((x - other) ** 2) < 1.44)
+        return jnp.where(inside, 0.0, -jnp.inf)
+
+    return of(log_density, 5, float(np.log(np.pi**2.5 / special.gamma(3.5) * (2**5 + 1.2**5))), 3.0)
+
+
+def ordered_normals_5():
+    """Five normal variables in increasing order."""
+
+    def log_density(x):
+        return jnp.where(jnp.all(jnp.diff(x) > 0), jnp.sum(norm.logpdf(x)), -jnp.inf)
+
+    return of(log_density, 5, -float(special.gammaln(6)))
+
+
+def nested_funnel_8():
+    """A funnel whose scale is that of another."""
+
+    def log_density(x):
+        scales = jnp.exp(jnp.stack([jnp.log(2.0) * 2, x[0], *[jnp.clip(x[1], -30, 30)] * 6]) / 2)
+        return jnp.sum(norm.logpdf(x, 0, scales))
+
+    return of(log_density, 8, 0.0, 2.0)
+
+
 PROBLEMS: dict[str, Callable[[], Target]] = {
     "unequal modes, 10-d": unequal_modes_10,
     "unequal modes, 20-d": unequal_modes_20,
@@ -516,6 +557,10 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "egg box": egg_box,
     "two funnels, 6-d": two_funnels_6,
     "covariance matrix": covariance_matrix,
+    "two Laplace modes, 10-d": two_laplace_10,
+    "two balls, 5-d": two_balls_5,
+    "ordered normals, 5-d": ordered_normals_5,
+    "nested funnel, 8-d": nested_funnel_8,
 }
 
 

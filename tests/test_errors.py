@@ -130,6 +130,20 @@ def test_a_density_may_vanish_in_places():
     assert half.dim == 2
 
 
+def test_a_small_support_is_found():
+    corner = targets.from_log_density(lambda x: jnp.where(jnp.all(x > 1), -jnp.sum(x**2), -jnp.inf), 4)
+    assert corner.dim == 4
+
+
+def test_a_gradient_that_is_broken_in_places_is_said_and_no_reason_to_refuse():
+    def log_density(x):  # below -20 the derivative of the root is infinity times zero
+        return -jnp.sum(x**2) / 2e3 - jnp.where(x[0] > -20, jnp.sqrt(jnp.maximum(x[0] + 20, 0)), 0)
+
+    message = r"gradient of log_density must be finite, got one that is not at \d+ of 64 points.*as zero"
+    with pytest.warns(UserWarning, match=message):
+        assert targets.from_log_density(log_density, 2, scale=20.0).dim == 2
+
+
 def reference_sampler(rows=None):
     fractions = schedules.constant(4, total=1.0)
     reference = references.ou(fractions, 2)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from arviz_stats.base.array import array_stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,14 @@ NORMALS = np.random.default_rng(0).normal(size=1000)
 )
 def test_pareto_k_of_degenerate_weights(log_w, k, shift):
     assert estimators.pareto_k(np.random.default_rng(1).permutation(log_w) + shift) == k
+
+
+@pytest.mark.parametrize("size", [30, 225, 226, 10_000])
+def test_pareto_k_is_that_of_another_library(size):
+    for seed in range(10):
+        log_w = np.random.default_rng(seed).standard_t(3, size=size) * 0.5
+        others = array_stats.psislw(-log_w)[1]  # it takes log likelihoods, which are minus log weights
+        assert estimators.pareto_k(log_w) == pytest.approx(float(others), abs=1e-9)
 
 
 def test_pareto_k_of_bounded_weights_is_light():

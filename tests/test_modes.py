@@ -160,3 +160,23 @@ def test_errors():
     none = modes.search(jax.random.key(0), slope, normal.standard(2), starts=8, iterations=20)
     with pytest.raises(ValueError, match="modes must be at least one, got none"):
         modes.mixture(none)
+
+
+def test_kinks_are_modes_where_they_are_asked_for():
+    """Two products of Laplace distributions, of which no end of a climb has a curvature."""
+    apart = jnp.full(10, 4.4)
+
+    def log_density(x):
+        one = jnp.log(0.7) - jnp.sum(jnp.abs(x)) - 10 * jnp.log(2)
+        other = jnp.log(0.3) - jnp.sum(jnp.abs(x - apart)) / 0.4 - 10 * jnp.log(0.8)
+        return jnp.logaddexp(one, other)
+
+    starts = 5 * jax.random.normal(jax.random.key(0), (512, 10))
+    starts = starts.at[:8].set(apart[None] + jax.random.normal(jax.random.key(1), (8, 10)))
+    assert len(modes.search_from(log_density, starts).points) == 0
+    found = modes.search_from(log_density, starts, kinks=True)
+    for place, share in ((0.0, 0.7), (4.4, 0.3)):
+        nearest = int(np.argmin(np.linalg.norm(found.points - place, axis=1)))
+        assert np.abs(found.points[nearest] - place).max() < 0.5
+        assert float(found.log_masses[nearest]) == pytest.approx(np.log(share), abs=1.5)
+    assert found.counts.sum() > 500

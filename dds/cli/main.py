@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 import dds
-from dds import estimators, evaluation, recipes, results, sampling, saving, training
+from dds import compiling, estimators, evaluation, recipes, results, sampling, saving, training
 from dds.checks import require
 from dds.cli import files, show, tracking
 from dds.cli.named import find_target
@@ -128,7 +128,7 @@ def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> 
     named = check(options)
     target, plane, labels = find_target(options["target"], options["dim"], options["sigma"])
     files.prepare(output)
-    keys = jax.random.split(jax.random.key(options["seed"]), 5)
+    keys = compiling.split(jax.random.key(options["seed"]), 5)
     goal, paths, asked = Goal(options["precision"], options["draws"]), options["samples"], asked_for(options, named)
     looked, best, observe, rungs = None, None, None, []
     with console.status("looking at the target"):

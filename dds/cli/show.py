@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dds import paths, plots, progress, training
+from dds.compiling import split
 from dds.evaluation import Report
 from dds.recipes import Recipe
 from dds.results import Result
@@ -63,14 +64,14 @@ def train(
 
 
 def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, labels: tuple[str, str]) -> None:
-    """Draws the pictures and the animation of the first two coordinates."""
+    """Draws pictures of the first two coordinates, and the animation where paths have steps."""
     bound, report = result.recipe.bound, result.report
     if len(result.history):
         plots.training_history(result.history, log_z=report.log_z_true, bound=bound).savefig(output / "training.png")
     if result.target.dim < 2:
         return
     points, exact = np.asarray(result.samples)[:, :2], None
-    path_key, exact_key = jax.random.split(key)
+    path_key, exact_key = split(key)
     if result.target.sample is not None:
         exact = jax.jit(jax.vmap(result.target.sample))(jax.random.split(exact_key, len(points)))[:, :2]
     x_limits, y_limits = plots.limits(points if exact is None else exact, coverage=0.97)
@@ -84,6 +85,8 @@ def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, lab
         plots.scatter(exact[:2000], names=("exact", "exact"), **limits).savefig(output / "exact.png")
     plots.heat_map(grid, points[:500], labels=labels).savefig(output / "density.png")
     plots.surface(grid, labels=labels).savefig(output / "surface.png")
+    if not paths.steps(result.sampler):
+        return
 
     def positions(key: KeyArray):
         return paths.positions(paths.sample_path(key, result.sampler).states, result.sampler)[:, :2]
