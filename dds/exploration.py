@@ -120,7 +120,7 @@ def uncovered(
     estimates = np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=1) - np.log(AROUND)
     masses, missed = np.fmin(np.asarray(log_masses, np.float64), estimates), ~(excesses <= APART)
     total = np.logaddexp.reduce(np.append(masses[missed], log_z))
-    return np.where(missed, np.exp(masses - total), 0.0) if np.isfinite(total) else np.zeros(len(points))
+    return np.exp(np.where(missed, masses - total, -np.inf)) if np.isfinite(total) else np.zeros(len(points))
 
 
 def _most(dim: int) -> int:
@@ -135,6 +135,6 @@ def _around(log_density: LogDensity, points: Array, scales: Array) -> tuple[Arra
     def one(place: Normal, e: Array) -> tuple[Array, Array]:
         x = normal.reparameterise(place, e)
         log_w = log_density(x) - normal.log_density(place, x)
-        return x, jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)
+        return x, jnp.where(jnp.isfinite(log_w), log_w, -jnp.inf)
 
     return jax.lax.map(lambda mode: jax.vmap(partial(one, Normal(*mode)))(noise), (points, scales), batch_size=16)

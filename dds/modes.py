@@ -309,7 +309,7 @@ def _masses(log_density: LogDensity, point: State, spread: State) -> Float[Array
         around = Normal(point, width * spread)
         draws = jax.vmap(partial(normal.reparameterise, around))(noise)
         log_w = jax.vmap(lambda x: log_density(x) - normal.log_density(around, x))(draws)
-        return jax.nn.logsumexp(jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)) - jnp.log(AROUND)
+        return jax.nn.logsumexp(jnp.where(jnp.isfinite(log_w), log_w, -jnp.inf)) - jnp.log(AROUND)
 
     return jax.lax.map(mass, jnp.asarray(WIDTHS, point.dtype))
 

@@ -180,3 +180,12 @@ def test_kinks_are_modes_where_they_are_asked_for():
         assert np.abs(found.points[nearest] - place).max() < 0.5
         assert float(found.log_masses[nearest]) == pytest.approx(np.log(share), abs=1.5)
     assert found.counts.sum() > 500
+
+
+def test_where_the_density_overflows_there_is_no_mass():
+    def log_density(x):
+        return jnp.where(jnp.abs(x[0] - 0.5) < 0.2, jnp.inf, -jnp.sum(jnp.abs(x)))
+
+    found = modes.search_from(log_density, jnp.array([[0.0, 0.1], [-0.5, 0.2]]), kinks=True)
+    assert len(found.points) > 0
+    assert np.isfinite(found.log_masses).all()
