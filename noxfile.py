@@ -1,4 +1,4 @@
-"""The checks: `nox` runs all but `bench`, `paper`, `problems`, `results`; `nox -s NAME` one; arguments follow `--`."""
+"""The checks: `nox` runs those that take minutes, `nox -s NAME` one of them; arguments follow `--`."""
 
 import shutil
 from pathlib import Path
@@ -74,6 +74,13 @@ def bench(session: nox.Session) -> None:
     """Timings."""
     install(session, "bench", ".[cli,wandb]")
     session.run("pytest", "-o", "python_files=bench_*.py", "tests", *session.posargs)
+
+
+@nox.session(default=False)
+def compare(session: nox.Session) -> None:
+    """Other ways to log Z on the same targets, three seeds, into `docs/comparison-table.md`; resumable, an hour."""
+    install(session, "compare", ".[cli,wandb]")
+    session.run("python", "tests/compare.py", *session.posargs)
 
 
 @nox.session(default=False)
