@@ -84,6 +84,13 @@ def compare(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def sinkhorn(session: nox.Session) -> None:
+    """How far samples of forty modes are from exact ones, as benchmarks measure it, beside exact ones; minutes."""
+    install(session, "sinkhorn", ".")
+    session.run("python", "tests/sinkhorn.py")
+
+
+@nox.session(default=False)
 def paper(session: nox.Session) -> None:
     """Plain DDS on the funnel in the paper's setting, at 64 and 128 steps."""
     install(session, "test", ".[cli,wandb]")

@@ -26,6 +26,9 @@ It should be `RARE`; the rest allows for tempered particles that are not quite i
 MISSED_MODES = 0.005
 """The share of the target in modes that the sampler does not cover, above which nothing is to be trusted."""
 
+MISSED_TAILS = 0.005
+"""The share of the target farther out than any draw, above which nothing is to be trusted."""
+
 NAN_SHARE = 0.01
 """The share of paths that end where the density is not a number, up to which they are taken for paths far out."""
 
@@ -46,7 +49,8 @@ class Report(NamedTuple):
         paths: The number of paths behind them.
         log_z: The estimate of `log Z`: that of the bridge where there is one, else that of the weights.
         log_z_standard_error: Its standard error. Half the difference of the two estimates, as far as it is more than
-            the weights' own error, is part of it, and so is what a heavy tail of the weights may hide.
+            the weights' own error, is part of it, and so are what a heavy tail of the weights may hide, and what is
+            known to lie farther out than any draw.
         log_z_true: The truth, or `None`.
         elbo: The evidence lower bound.
         eubo: The evidence upper bound, or `None` without exact samples.
@@ -64,6 +68,8 @@ class Report(NamedTuple):
         eubo_of_particles: The evidence upper bound as the refined paths see it, or `None`.
         missed_modes: The share of the target in modes that the sampler does not cover, or `None` if none were looked
             for.
+        missed_tails: The share of the target farther out than any draw, at least, of `dds.tails.beyond`, or `None` if
+            that was not asked.
         settled: Whether the points found otherwise have arrived at the target; `None` if there are none.
         where: Where the missed part lies, in words; empty if nothing is missed.
         samples: The effective number of samples, refined ones included.
@@ -90,6 +96,7 @@ class Report(NamedTuple):
     log_z_of_bridge: float | None = None
     eubo_of_particles: float | None = None
     missed_modes: float | None = None
+    missed_tails: float | None = None
     settled: bool | None = None
     where: str = ""
     samples: float = math.nan
@@ -126,6 +133,7 @@ def summarise(
     explored_log_weights: Float[Array | np.ndarray, " explored_paths"] | None = None,
     refined_log_weights: Float[Array | np.ndarray, " refined_paths"] | None = None,
     missed_modes: float | None = None,
+    missed_tails: float | None = None,
     settled: bool | None = None,
     where: str = "",
     nan_share: float = 0.0,
@@ -141,6 +149,7 @@ def summarise(
             Where the sampler does not go, paths have weights that it never sees.
         refined_log_weights: Log weights of paths of the target, as of `dds.smc.refine`.
         missed_modes: As in `Report`, of `dds.exploration.uncovered`.
+        missed_tails: As in `Report`.
         settled: As in `Report`.
         where: As in `Report`, of `differences`.
         nan_share: As in `Report`.
@@ -170,7 +179,7 @@ def summarise(
         pooled = estimators.pool(log_weights, refined_log_weights, bridge.value)
         samples = float(estimators.effective_sample_size(pooled)) * pooled.size
     pareto_k, heavy_share = estimators.pareto_k(log_weights), _heavy_share(log_weights)
-    error = math.hypot(error, _hidden(pareto_k, heavy_share, log_weights.size))
+    error = math.hypot(error, _hidden(pareto_k, heavy_share, log_weights.size), missed_tails or 0.0)
     forward, explored = forward_log_weights, explored_log_weights
     return Report(
         paths=log_weights.size,
@@ -191,6 +200,7 @@ def summarise(
         log_z_of_bridge=of_bridge,
         eubo_of_particles=eubo_of_particles,
         missed_modes=missed_modes,
+        missed_tails=missed_tails,
         settled=settled,
         where=where,
         samples=samples,
@@ -346,6 +356,10 @@ def findings(report: Report) -> list[Finding]:
         share = report.missed_modes
         missed = f"about {share:.1%} of the mass, and so of Z, lies in modes that the paths hardly visit{where}"
         found.append(Finding("missed_modes", share, MISSED_MODES, bool(share <= MISSED_MODES), missed))
+    if report.missed_tails is not None:
+        share = report.missed_tails
+        missed = f"at least {share:.1%} of the mass, and so of Z, lies farther out than any path ends{where}"
+        found.append(Finding("missed_tails", share, MISSED_TAILS, bool(share <= MISSED_TAILS), missed))
     if report.missed_mass is not None and report.settled is not False:
         share = report.missed_mass
         missed = (

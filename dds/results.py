@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import estimators, evaluation, exploration, losses, recipes, smc, training
+from dds import estimators, evaluation, exploration, losses, recipes, smc, tails, training
 from dds.checks import require, typed
 from dds.compiling import once, split
 from dds.paths import noise_path, sample_path, steps
@@ -148,7 +148,8 @@ def evaluate(
         refined = smc.refine(refine_key, sampler, target.log_density, REFINED)
         log_z = estimators.bridge(log_w, refined.log_weights)
         evaluations += refined.evaluations
-    checked = _check(check_key, target, weigh, explored, points, log_w, float(log_z.value))
+    checked, looked = _check(check_key, target, sampler, weigh, explored, points, log_w, float(log_z.value))
+    evaluations += looked
     report = evaluation.summarise(
         log_w,
         log_z_true=target.log_z,
@@ -220,27 +221,37 @@ def _is_poor(log_weights: np.ndarray, precision: float) -> bool:
 def _check(
     key: KeyArray,
     target: Target,
+    sampler: Sampler,
     weigh: Callable,
     explored: exploration.Explored,
     points: np.ndarray,
     log_weights: np.ndarray,
     log_z: float,
-) -> dict[str, Any]:
-    """What points and modes found otherwise say of a sampler, as arguments of `dds.evaluation.summarise`."""
-    particles_key, modes_key = split(key)
+) -> tuple[dict[str, Any], int]:
+    """What else says something of a sampler, as arguments of `dds.evaluation.summarise`, and the evaluations it took.
+
+    Modes and particles found otherwise, and the density itself farther out.
+    """
+    particles_key, modes_key, far_key = split(key, 3)
     shares = exploration.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes)
     checked: dict[str, Any] = {"missed_modes": float(shares.sum())}
     if explored.settled is not None:
         checked["explored_log_weights"] = weigh(particles_key, explored.points)
     if not np.isfinite(log_weights).any():
-        return checked
-    missed = explored.points[:0]
+        return checked, 0
+    missed, evaluations = explored.points[:0], 0
+    if float(estimators.effective_sample_size(log_weights)) >= POOR:  # too few samples say nothing of farther ones
+        weigh_far = partial(weigh, far_key)
+        far = tails.beyond(far_key, target.log_density, sampler.coordinates, weigh_far, points, log_weights)
+        evaluations = far.evaluations * (steps(sampler) + 3)
+        checked["missed_tails"] = far.share
+        missed = far.points if far.share > evaluation.MISSED_TAILS else missed
     if shares.sum() > evaluation.MISSED_MODES:
         missed = explored.modes.points[int(np.argmax(shares))][None]
     elif explored.settled:
         large = evaluation.large(log_weights, checked["explored_log_weights"])
         missed = explored.points[large] if large.mean() > evaluation.MISSED else missed
-    return checked | {"where": evaluation.differences(missed, points, log_weights)}
+    return checked | {"where": evaluation.differences(missed, points, log_weights)}, evaluations
 
 
 @typed

@@ -131,7 +131,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
     spent = explored.evaluations + found.evaluations
-    looked, tempered = Looked(found, explored, None, spent), False
+    looked, tempered, widened = Looked(found, explored, None, spent), False, False
     for i in range(LOOKS):
         evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
         if found.ess < search.POOR and not tempered:
@@ -160,6 +160,9 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             found, before = search.extend(search_key, log_density, found, explored.points), found
             explored = exploration.explore(explore_key, log_density, start, count=4 * exploration.EXPLORERS)
             spent += found.evaluations - before.evaluations + explored.evaluations
+        elif not widened and {"pareto_k", "missed_tails"} & _doubts(result.report):
+            found, before, widened = search.widen(search_key, log_density, found), found, True
+            spent += found.evaluations - before.evaluations
         elif not tempered:
             before, tempered = found._replace(ess=result.report.ess), True
             found = search.temper(temper_key, log_density, start, before)
@@ -253,7 +256,7 @@ def met(result: Result, goal: Goal) -> bool:
     """
     report, count = result.report, len(result.log_weights)
     good = report.log_z_standard_error <= goal.precision and report.samples >= min(goal.draws, count)
-    return bool(good and report.ess >= search.POOR and not _reasons(report))
+    return bool(good and report.ess >= search.POOR and not _doubts(report))
 
 
 @typed
@@ -305,14 +308,14 @@ def better(one: Result, other: Result) -> Result:
     """
 
     def rank(result: Result) -> tuple[int, float]:
-        return _reasons(result.report), np.nan_to_num(result.report.log_z_standard_error, nan=np.inf)
+        return len(_doubts(result.report)), np.nan_to_num(result.report.log_z_standard_error, nan=np.inf)
 
     return one if rank(one) < rank(other) else other
 
 
-def _reasons(report: evaluation.Report) -> int:
+def _doubts(report: evaluation.Report) -> set[str]:
     blind = report._replace(log_z_true=None, forward_ess=None)
-    return sum(not finding.holds for finding in evaluation.findings(blind))
+    return {finding.name for finding in evaluation.findings(blind) if not finding.holds}
 
 
 @typed

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, normal, smc
+from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, normal, smc, tails
 from dds.adaptation import Adapted
 from dds.checks import typed
 from dds.compiling import noise, once, split
@@ -36,6 +36,9 @@ BRANCHES = 4
 
 DRAWS = 4096
 """The draws of a round in which a prior is adapted."""
+
+TAIL = 0.001
+"""The share of the target farther out than draws, above which components for it are added."""
 
 CHEAP = 2**18
 """The most evaluations of the density that draws of a sampler may cost without further ado."""
@@ -176,12 +179,70 @@ def extend(
     place = found.coordinates
     if found.few or isinstance(found.prior, Product) or len(place.mean) > modes.DENSE or len(points) < 10:
         return found
-    around = Normal(jnp.mean(jnp.asarray(points), axis=0), jnp.std(jnp.asarray(points), axis=0) + 1e-6)
-    mixture = mixtures.join(found.prior, mixtures.pull(place, mixtures.of_normal(around)), 0.5)
+    mixture = mixtures.join(found.prior, mixtures.pull(place, mixtures.of_normal(_around(points))), 0.5)
     adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), mixture)
     finding = f"{found.finding}, and a component around tempered particles"
     # The effective sample size of before is that of a part of the target: it is not to be compared with.
     return _adapted(found, adapted, POOR, finding=finding)
+
+
+@typed
+def widen(key: KeyArray, log_density: LogDensity, found: Found, *, times: int = 3) -> Found:
+    """What was found, with components for what lies farther out than draws from it (`dds.tails`), adapted again.
+
+    Args:
+        key: The random key.
+        log_density: The log density, unnormalised.
+        found: What was found.
+        times: How often, at most.
+
+    Returns:
+        What was found; the same above `dds.modes.DENSE` dimensions, or if nothing is farther out.
+
+    Example:
+        >>> from dds import targets
+        >>> def cauchy(x):
+        ...     return -jnp.sum(jnp.log1p(x**2))
+        >>> found = search(jax.random.key(0), cauchy, normal.standard(1))
+        >>> widen(jax.random.key(1), cauchy, found).ess > 0.5
+        True
+    """
+    dim = found.coordinates.mean.size
+    if dim > modes.DENSE:
+        return found
+    place = conditional.bijection(log_density, found.coordinates, found.few) if found.few else found.coordinates
+    inside, draw = normal.pull_back(place, log_density), adaptation.rounds(log_density, place, DRAWS)
+    unit = Normal(jnp.zeros(dim, found.coordinates.mean.dtype), jnp.ones((), found.coordinates.mean.dtype))
+
+    @once
+    def weigh(prior: Mixture | Product, states: Array) -> Array:
+        return jax.lax.map(lambda y: inside(y) - mixtures.log_density(prior, y), states, batch_size=512)
+
+    for i in range(times):
+        draw_key, far_key, adapt_key = split(jax.random.fold_in(key, i), 3)
+        drawn, prior = draw(draw_key, found.prior), found.prior
+        whole = mixtures.extend(prior, dim) if isinstance(prior, Mixture) else prior
+        far = tails.beyond(far_key, inside, unit, partial(weigh, whole), drawn.states, drawn.log_weights)
+        spent = found.evaluations + DRAWS + 2 * far.evaluations
+        found = found._replace(evaluations=spent)
+        if not far.share > TAIL:
+            break
+        around = _around(far.points)
+        if isinstance(prior, Product):
+            parts = jax.vmap(lambda mean, scale: mixtures.of_normal(Normal(mean[None], scale)))(*around)
+            wider = Product(jax.vmap(partial(mixtures.join, share=0.5 / dim))(prior.factors, parts))
+        else:
+            few = prior.means.shape[1]
+            part = mixtures.of_normal(Normal(around.mean[:few], around.scale[:few]))
+            wider = mixtures.join(prior, part, 0.5 if i == 0 else 0.2)
+        adapted = adaptation.adapt(adapt_key, draw, wider)
+        found = _adapted(found, adapted, POOR)
+    return found
+
+
+def _around(points: Float[Array | np.ndarray, "points dim"]) -> Normal:
+    points = jnp.asarray(points)
+    return Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0) + 1e-6)
 
 
 @typed

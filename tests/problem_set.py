@@ -506,6 +506,28 @@ def nested_funnel_8():
     return of(log_density, 8, 0.0, 2.0)
 
 
+def one_cauchy_10():
+    return of(lambda x: cauchy.logpdf(x[0]) + norm.logpdf(x[1:]).sum(), 10, 0.0)
+
+
+def separated_logistic():
+    """A covariate that separates the outcomes, and Cauchy priors: the likelihood bounds the slope on one side only."""
+    covariate = np.array([-3, -2, -1.5, -1, -0.5, 0.6, 1, 1.4, 2, 3])
+    signs = np.sign(covariate)
+
+    def log_density(x):
+        prior = cauchy.logpdf(x[0], 0, 10.0) + cauchy.logpdf(x[1], 0, 2.5)
+        return prior + jax.nn.log_sigmoid(signs * (x[0] + covariate * x[1])).sum()
+
+    def on_the_grid(u, v):  # x = sinh u, for its tails reach far
+        value = stats.cauchy.logpdf(np.sinh(u), 0, 10.0) + stats.cauchy.logpdf(np.sinh(v), 0, 2.5)
+        for z, sign in zip(covariate, signs, strict=True):
+            value -= np.logaddexp(0, -sign * (np.sinh(u) + z * np.sinh(v)))
+        return value + np.log(np.cosh(u)) + np.log(np.cosh(v))
+
+    return of(log_density, 2, grid(on_the_grid, (-14.0, 14.0), (-14.0, 14.0), points=4001), 2.5)
+
+
 PROBLEMS: dict[str, Callable[[], Target]] = {
     "unequal modes, 10-d": unequal_modes_10,
     "unequal modes, 20-d": unequal_modes_20,
@@ -561,6 +583,8 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "two balls, 5-d": two_balls_5,
     "ordered normals, 5-d": ordered_normals_5,
     "nested funnel, 8-d": nested_funnel_8,
+    "one Cauchy coordinate, 10-d": one_cauchy_10,
+    "logistic regression, separated": separated_logistic,
 }
 
 

@@ -59,6 +59,7 @@ ORDER = [
     "conditional",
     "adaptation",
     "exploration",
+    "tails",
     "search",
     "training",
     "targets",

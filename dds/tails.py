@@ -1,0 +1,130 @@
+r"""Mass farther out than a sampler draws: what its weights cannot show is asked of the density.
+
+For a bijection $T$ and a set $A$, with $x$ from the target $\pi = \gamma / Z$ outside of $A$,
+
+$$ \frac{\pi(A)}{1 - \pi(A)} \ge
+   \mathbb E\left[1_A(T x)\, \frac{\gamma(T x)}{\gamma(x)}\, \lvert\det T'(x)\rvert\right], $$
+
+with equality where $T^{-1}$ takes all of $A$ out of it. Here $T$ stretches the coordinates of a sampler away from the
+middle, all or one of them, and $A$ is where the weights are above the largest that the sampler has drawn. So the
+sampler's own samples say how much lies where it never was, as far as a stretch takes them there: heavy tails, in all
+directions or in one, and the far end of a neck in coordinates that know of it. Another mode is not found in this way.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dds import estimators, normal
+from dds.checks import typed
+from dds.compiling import once, split
+from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Normal, State
+
+STRETCHES = (1.25, 1.5, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
+"""The factors: the smaller ones are for many dimensions, where all points have nearly the same distance."""
+
+COUNT = 2**14
+"""The number of points that are looked at, for all stretches together; a quarter where the coordinates are dear."""
+
+LEAST = 32
+"""The fewest points for a stretch; coordinates are stretched one by one only where there are so many for each."""
+
+
+class Beyond(NamedTuple):
+    """What lies beyond all that a sampler draws.
+
+    Attributes:
+        share: The share of the target there, at least: two standard errors below the largest of the estimates.
+        points: Points there; none if the share is zero.
+        evaluations: The number of points at which the density was evaluated, and which were weighed.
+    """
+
+    share: float
+    points: Float[np.ndarray, "far dim"]
+    evaluations: int
+
+
+@typed
+def beyond(
+    key: KeyArray,
+    log_density: LogDensity,
+    coordinates: Normal | Bijection,
+    weigh: Callable[[Float[Array, "points dim"]], Float[Array | np.ndarray, " points"]],
+    points: Float[Array | np.ndarray, "paths dim"],
+    log_weights: LogWeights,
+) -> Beyond:
+    """How much of the target lies where the weights are above all that a sampler has drawn.
+
+    Args:
+        key: The random key.
+        log_density: The log density, unnormalised.
+        coordinates: The coordinates of the sampler, which are stretched.
+        weigh: The log weights that paths of the sampler to given points have.
+        points: Ends of its paths.
+        log_weights: Their log weights, not all zero weights.
+
+    Returns:
+        What there is.
+
+    Example:
+        >>> def cauchy(x):
+        ...     return -jnp.sum(jnp.log1p(x**2))
+        >>> here = normal.standard(1)
+        >>> def weigh(points):
+        ...     return jax.vmap(lambda x: cauchy(x) - normal.log_density(here, x))(points)
+        >>> x = jax.random.normal(jax.random.key(0), (10_000, 1))
+        >>> share = beyond(jax.random.key(1), cauchy, here, weigh, x, weigh(x)).share
+        >>> 0.12 < share < 0.18  # of the Cauchy distribution .156 lies beyond 4
+        True
+    """
+    dim, count = points.shape[1], COUNT // (4 if isinstance(coordinates, Bijection) else 1)
+    factors = _factors(dim, count)
+    each = min(count // len(factors), 1000)
+    choose_key, far_key = split(key)
+    chosen = np.asarray(estimators.resample(choose_key, log_weights, each * len(factors)))
+    x = np.asarray(points)[chosen.reshape(each, -1).T.ravel()]  # some of all samples for each stretch
+    rows = np.repeat(factors, each, axis=0).astype(x.dtype)
+    stretched, log_ratios = _stretched(log_density, coordinates, x, rows)
+    above = np.asarray(weigh(stretched), np.float64) > float(np.max(log_weights)) + 1e-3  # rounding apart
+    log_ratios = np.where(above, np.asarray(log_ratios, np.float64), -np.inf).reshape(len(factors), each)
+    ratios = np.exp(np.minimum(log_ratios, 100.0))
+    lower = np.mean(ratios, axis=1) - 2 * np.std(ratios, axis=1) / np.sqrt(each)
+    best = int(np.argmax(lower))
+    if not lower[best] > 0:
+        return Beyond(0.0, x[:0], len(x))
+    share = float(lower[best] / (1 + lower[best]))  # the samples are of the part that is not beyond
+    far = np.asarray(estimators.resample(far_key, jnp.asarray(log_ratios[best], x.dtype), each))
+    return Beyond(share, np.asarray(stretched).reshape(len(factors), each, dim)[best][far], len(x))
+
+
+def _factors(dim: int, count: int) -> np.ndarray:
+    """The factors of each stretch: of all coordinates, and of one, where there are enough points for so many."""
+    rows = [np.full(dim, factor) for factor in STRETCHES]
+    if dim > 1 and count >= LEAST * len(STRETCHES) * (dim + 1):
+        rows += [np.where(np.arange(dim) == i, factor, 1.0) for i in range(dim) for factor in STRETCHES]
+    return np.stack(rows)
+
+
+def _stretched(
+    log_density: LogDensity, coordinates: Normal | Bijection, x: np.ndarray, factors: np.ndarray
+) -> tuple[Array, Array]:
+    """Points after the stretch, and the log of the ratios of densities and volumes."""
+    place = normal.bijection(coordinates)
+
+    @once
+    def stretched(x: Array, factors: Array, middle: State):
+        middle, _ = place.inverse(middle)
+
+        def one(x: State, factors: State):
+            y, before = place.inverse(x)
+            other, after = place.forward(middle + factors * (y - middle))
+            log_ratio = log_density(other) + after - log_density(x) - before + jnp.sum(jnp.log(factors))
+            return other, jnp.where(jnp.isfinite(log_ratio), log_ratio, -jnp.inf)
+
+        return jax.lax.map(lambda row: one(*row), (x, factors), batch_size=512)
+
+    return stretched(x, factors, np.median(x, axis=0))
