@@ -29,15 +29,17 @@ MEMORY = 2**24
 
 
 class Goal(NamedTuple):
-    """What a result is to reach.
+    """What a result is to reach, and in what time.
 
     Attributes:
         precision: The standard error of log Z.
         draws: The effective number of samples, as far as there are so many.
+        seconds: The budget: when it is spent nothing more is tried, and training ends with the block it is in.
     """
 
     precision: float = 0.01
     draws: int = 1000
+    seconds: float = math.inf
 
 
 GOAL = Goal()

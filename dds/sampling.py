@@ -1,6 +1,7 @@
 """From a log density to samples, log Z and a verdict in one call, which climbs only as far as it must."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ def sample(
     *,
     precision: float = 0.01,
     draws: int = 1000,
+    seconds: float = math.inf,
     paths: int = 10_000,
     scale: float = 1.0,
     recipe: Recipe | None = None,
@@ -65,6 +67,8 @@ def sample(
         like: The dimension of a point, or an example PyTree of parameters; nothing if a target is given.
         precision: The goal for the standard error of log Z.
         draws: The goal for the effective number of samples, as far as there are so many.
+        seconds: The budget. When it is spent nothing more is tried, training ends with the block it is in, and the best
+            so far is returned; one sampler is always tried.
         paths: The number of samples. Where more paths are cheap and needed for the goal, they are drawn, too; then the
             samples are resampled from all of them, with equal weights.
         scale: How far out to look: the standard deviation of a normal distribution that reaches all modes. A target
@@ -88,12 +92,17 @@ def sample(
     require(paths >= estimators.LEAST, "paths", paths, f"at least {estimators.LEAST}")
     require(precision > 0, "precision", precision, "positive")
     require(draws >= 1, "draws", draws, "at least 1")
-    target, goal = as_target(log_density, like, scale=scale), Goal(precision, draws)
+    require(seconds > 0, "seconds", seconds, "positive")
+    target, goal = as_target(log_density, like, scale=scale), Goal(precision, draws, seconds)
     look_key, ladder_key, climb_key = split(key, 3)
     started = time.perf_counter()
 
     def train(rung: int, key: KeyArray, recipe: Recipe) -> training.Fit:
-        callback = None if progress is None else progress(recipe)
+        shown = None if progress is None else progress(recipe)
+
+        def callback(state: training.TrainingState, losses: np.ndarray) -> bool:
+            return bool(shown is not None and shown(state, losses)) or spent(goal, started)
+
         return training.fit(key, *recipe[:4], block=BLOCK, callback=callback)
 
     looked, rungs = None, iter([recipe] if recipe is not None else [])
@@ -115,7 +124,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     Args:
         key: The random key.
         target: The target.
-        goal: The goal.
+        goal: The goal, its budget counted from here on.
         paths: The number of samples.
 
     Returns:
@@ -130,13 +139,13 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     explore_key, search_key, *keys = split(key, 2 + 4 * LOOKS)
     explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
-    spent = explored.evaluations + found.evaluations
-    looked, tempered, widened = Looked(found, explored, None, spent), False, False
+    cost = explored.evaluations + found.evaluations
+    looked, tempered, widened = Looked(found, explored, None, cost), False, False
     for i in range(LOOKS):
         evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
         if found.ess < search.POOR and not tempered:
             found, before, tempered = search.temper(temper_key, log_density, start, found), found, True
-            spent += found.evaluations - before.evaluations
+            cost += found.evaluations - before.evaluations
         if found.ess == 0:
             looked = looked._replace(found=found, explored=explored)
             break
@@ -144,34 +153,34 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         fit = training.fit(evaluate_key, *recipe[:4])
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
-        looked, spent = Looked(found, explored, result, 0), spent + result.evaluations
+        looked, cost = Looked(found, explored, result, 0), cost + result.evaluations
         modes, mass = result.report.missed_modes, result.report.missed_mass
-        if met(result, goal) or i == LOOKS - 1:
+        if met(result, goal) or i == LOOKS - 1 or spent(goal, started):
             break
         if modes is not None and modes > evaluation.MISSED_MODES:
             known = explored.modes
             found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
             explored, tempered = exploration.explore(explore_key, log_density, start), False
-            spent += found.evaluations + explored.evaluations
+            cost += found.evaluations + explored.evaluations
         elif explored.settled and mass is not None and mass > evaluation.MISSED:
             # Is it chance? More particles say, and whether a component for those that were missed is enough.
             if len(explored.points) > exploration.EXPLORERS:
                 break
             found, before = search.extend(search_key, log_density, found, explored.points), found
             explored = exploration.explore(explore_key, log_density, start, count=4 * exploration.EXPLORERS)
-            spent += found.evaluations - before.evaluations + explored.evaluations
+            cost += found.evaluations - before.evaluations + explored.evaluations
         elif not widened and {"pareto_k", "missed_tails"} & _doubts(result.report):
             found, before, widened = search.widen(search_key, log_density, found), found, True
-            spent += found.evaluations - before.evaluations
+            cost += found.evaluations - before.evaluations
         elif not tempered:
             before, tempered = found._replace(ess=result.report.ess), True
             found = search.temper(temper_key, log_density, start, before)
-            spent += found.evaluations - before.evaluations
+            cost += found.evaluations - before.evaluations
             if found.prior is before.prior:
                 break
         else:
             break
-    return looked._replace(evaluations=spent)
+    return looked._replace(evaluations=cost)
 
 
 @typed
@@ -194,7 +203,8 @@ def climb(
         key: The random key.
         target: The target.
         rungs: The recipes, numbered: the number decides which random numbers a recipe gets.
-        train: How a recipe is trained: a function of its number, a random key, and the recipe.
+        train: How a recipe is trained: a function of its number, a random key, and the recipe. It is to stop where
+            the budget is spent (`spent`).
         looked: What `look` gave, where it was called: its result is the first to meet the goal.
         goal: The goal.
         paths: The number of samples.
@@ -214,24 +224,24 @@ def climb(
     """
     started = time.perf_counter() if started is None else started
     explored = None if looked is None else looked.explored
-    spent = best.evaluations if best is not None else 0 if looked is None else looked.evaluations
+    cost = best.evaluations if best is not None else 0 if looked is None else looked.evaluations
     tried = [] if best is None else [best]
     if looked is not None and looked.result is not None:
-        best = looked.result._replace(evaluations=spent)
+        best = looked.result._replace(evaluations=cost)
         tried = [best]
         keep(best)
-        if met(best, goal):
+        if met(best, goal) or spent(goal, started):
             return best
     for i, recipe in rungs:
         train_key, evaluate_key = split(jax.random.fold_in(key, i))
         fit = train(i, train_key, recipe)
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
-        spent += result.evaluations
+        cost += result.evaluations
         tried.append(result)
-        best = functools.reduce(better, beside(tried))._replace(evaluations=spent)
+        best = functools.reduce(better, beside(tried))._replace(evaluations=cost)
         keep(best)
-        if met(best, goal):
+        if met(best, goal) or spent(goal, started):
             break
     require(best is not None, "rungs", "none", "one or more, where the look gave no result")
     assert best is not None
@@ -257,6 +267,25 @@ def met(result: Result, goal: Goal) -> bool:
     report, count = result.report, len(result.log_weights)
     good = report.log_z_standard_error <= goal.precision and report.samples >= min(goal.draws, count)
     return bool(good and report.ess >= search.POOR and not _doubts(report))
+
+
+@typed
+def spent(goal: Goal, started: float) -> bool:
+    """Whether the budget of a goal is spent.
+
+    Args:
+        goal: The goal.
+        started: When the clock started, of `time.perf_counter`.
+
+    Returns:
+        Whether so.
+
+    Example:
+        >>> now = time.perf_counter()
+        >>> spent(GOAL, now), spent(Goal(seconds=1e-9), now)
+        (False, True)
+    """
+    return time.perf_counter() - started >= goal.seconds
 
 
 @typed

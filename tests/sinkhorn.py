@@ -23,7 +23,7 @@ SAMPLES = 2000
 @jax.jit
 def cost(samples: jax.Array, exact: jax.Array) -> jax.Array:
     geometry = pointcloud.PointCloud(exact, samples, epsilon=1e-3)
-    return sinkhorn.Sinkhorn()(linear_problem.LinearProblem(geometry)).reg_ot_cost
+    return jnp.asarray(sinkhorn.Sinkhorn()(linear_problem.LinearProblem(geometry)).reg_ot_cost)
 
 
 def narrower(dim: int) -> Target:

@@ -203,3 +203,24 @@ def test_goals_and_numbers_are_checked():
     for name, value in (("precision", 0.0), ("draws", 0), ("paths", estimators.LEAST - 1)):
         with pytest.raises(ValueError, match=f"{name} must be"):
             dds.sample(KEY, log_density, 2, **{name: value})
+
+
+def test_a_budget_ends_the_look_the_ladder_and_a_training(monkeypatch, result):
+    evaluated, evaluate = [], sampling.evaluate
+
+    def doubtful(*arguments, **options):
+        evaluated.append(1)
+        return with_report(evaluate(*arguments, **options), missed_modes=1.0)
+
+    monkeypatch.setattr(sampling, "evaluate", doubtful)
+    spent = dds.sample(KEY, log_density, 2, paths=400, seconds=1e-9)
+    assert (len(evaluated), spent.recipe.plan.kind) == (1, "importance")
+    recipe = recipes.choose(KEY, result.target, numbers={"updates": 60, "batch": 4, "steps": 8})
+    spent = dds.sample(KEY, result.target, recipe=recipe, paths=400, seconds=1e-9)
+    assert len(spent.history) == sampling.BLOCK  # it ends with its first block
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_a_budget_is_positive(seconds):
+    with pytest.raises(ValueError, match=f"seconds must be positive, got {seconds}"):
+        dds.sample(KEY, log_density, 2, seconds=seconds)

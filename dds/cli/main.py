@@ -43,6 +43,7 @@ def run(
     train: bool = False,
     precision: float = 0.01,
     draws: int = 1000,
+    seconds: float = math.inf,
     kernel: Literal["learned", "dds"] = "learned",
     loss: Literal["reverse", "forward"] | None = None,
     steps: int | None = None,
@@ -77,6 +78,7 @@ def run(
         train: Whether to train a sampler at once, and not to try first what needs no training.
         precision: The goal for the standard error of log Z.
         draws: The goal for the effective number of samples.
+        seconds: The budget: when it is spent nothing more is tried, and the best so far is reported.
         kernel: What is learned. "learned": both directions, the schedule and the coordinates. "dds": the control alone,
             as published.
         loss: The divergence that training lowers. "reverse": along the sampler's own paths. "forward", for learned
@@ -129,7 +131,8 @@ def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> 
     target, plane, labels = find_target(options["target"], options["dim"], options["sigma"])
     files.prepare(output)
     keys = compiling.split(jax.random.key(options["seed"]), 5)
-    goal, paths, asked = Goal(options["precision"], options["draws"]), options["samples"], asked_for(options, named)
+    goal = Goal(options["precision"], options["draws"], options["seconds"])
+    paths, asked, over = options["samples"], asked_for(options, named), partial(sampling.spent, goal, started)
     looked, best, observe, rungs = None, None, None, []
     with console.status("looking at the target"):
         if asked is None:
@@ -150,9 +153,8 @@ def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> 
             _, _, state, history = begun.restore(target)
         if recipe.updates:
             observe = tracking.observer(options, recipe, target, keys[3], output)
-        return show.train(
-            console, recipe, state, history, partial(files.checkpoint, output, options, rung, kept, recipe), observe
-        )
+        checkpoint = partial(files.checkpoint, output, options, rung, kept, recipe)
+        return show.train(console, recipe, state, history, checkpoint, observe, over)
 
     def keep(result: Result) -> None:
         nonlocal kept
@@ -203,6 +205,7 @@ def check(options: dict[str, Any]) -> dict[str, Any]:
     require(sigma is None or 0 < sigma < math.inf, "sigma", sigma, "positive and finite")
     require(options["precision"] > 0, "precision", options["precision"], "positive")
     require(options["draws"] >= 1, "draws", options["draws"], "at least 1")
+    require(options["seconds"] > 0, "seconds", options["seconds"], "positive")
     require(options["score_clip"] > 0, "score_clip", options["score_clip"], "positive")
     names = ("steps", "updates", "batch", "learning_rate", "noise", "width", "depth")
     given = {name: options[name] for name in names if options[name] not in (None, Numbers._field_defaults.get(name))}

@@ -27,8 +27,9 @@ def train(
     history: np.ndarray,
     keep: Callable[[training.TrainingState, np.ndarray], None],
     observe: Callable[[training.TrainingState, np.ndarray], None] | None,
+    over: Callable[[], bool],
 ) -> training.Fit:
-    """Trains from a state to the end of a recipe, keeps each block, and stops on Ctrl-C or SIGTERM."""
+    """Trains from a state to the end of a recipe, keeps each block, and stops on Ctrl-C, SIGTERM or if time is over."""
     if not recipe.updates:
         console.print(progress.cost(recipe), soft_wrap=True)
         return training.Fit(state.params, history, state)
@@ -47,7 +48,7 @@ def train(
         shown(state, block)
         if observe is not None:
             observe(state, block)
-        return stopped
+        return stopped or over()
 
     left = recipe.updates - int(state.updates)
     if left == 0:
