@@ -78,7 +78,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def compare(session: nox.Session) -> None:
-    """Other ways to log Z on the same targets, three seeds, into `docs/comparison-table.md`; resumable, an hour."""
+    """Other ways to log Z on the same targets, three seeds, into `docs/compared.md`; resumable, most of an hour."""
     install(session, "compare", ".[cli,wandb]")
     session.run("python", "tests/compare.py", *session.posargs)
 

@@ -3,7 +3,7 @@
 Importance sampling from a normal fit, tempered SMC of BlackJAX, NUTS of NumPyro with bridge sampling after it, and
 `dds.sample` with its defaults. None is told the truth, or given exact samples. Each target, way and seed is a process,
 whose record is kept: started again, it goes on with those that are not there yet. In the end it writes
-`docs/comparison.json` and `docs/comparison-table.md`, also from what is there so far (`--table`: only that). Pin it to
+`docs/compared.json` and the page `docs/compared.md`, also from what is there so far (`--table`: only that). Pin it to
 one core for seconds that compare.
 """
 
@@ -41,7 +41,15 @@ TARGETS = (
 LIMIT, STAGES = 1800, 500
 # What counts as right: an error of log Z that changes no comparison of models.
 RIGHT = 0.05
-HEAD = f"""The same targets, none with its truth told, by `nox -s compare`: CPU seconds of the whole process on one
+HEAD = f"""---
+hide: [navigation, toc]
+---
+
+# Compared
+
+Four ways to log Z. What else they differ in is on [another page](explanation/comparison.md).
+
+The same targets, none with its truth told, by `nox -s compare`: CPU seconds of the whole process on one
 core of a virtual machine, with imports and compilation (median over seeds), and the root of the mean square of the
 error of log Z. A number in bold is an error above {RIGHT}.
 
@@ -371,5 +379,5 @@ if __name__ == "__main__":
         records.append(run(*cell))
         path.write_text(json.dumps(records, indent=1) + "\n")
         print(f"{line(records[-1])}; about {left(records, waiting[i + 1 :]) / 60:.0f} CPU minutes left", flush=True)
-    (arguments.output / "comparison.json").write_text(json.dumps(records, indent=1) + "\n")
-    (arguments.output / "comparison-table.md").write_text(table(records))
+    (arguments.output / "compared.json").write_text(json.dumps(records, indent=1) + "\n")
+    (arguments.output / "compared.md").write_text(table(records))

@@ -91,6 +91,13 @@ def hierarchical(y, s, prior_scale, log_prior_tau) -> Target:
         prior = norm.logpdf(mu, 0, prior_scale) + log_prior_tau(log_tau, jnp)
         return prior + norm.logpdf(theta, mu, jnp.exp(log_tau)).sum() + norm.logpdf(jnp.asarray(y), theta, s).sum()
 
+    log_z = log_mass_of_scale(y, s, prior_scale, log_prior_tau, (-30.0, 12.0))
+    return of(log_density, len(y) + 2, log_z, prior_scale)
+
+
+def log_mass_of_scale(y, s, prior_scale, log_prior_tau, limits) -> float:
+    """log of the mass of a hierarchical model with log tau between limits: mu and theta are integrated out exactly."""
+
     def marginal(log_tau):
         v = s**2 + np.exp(2 * log_tau)[..., None]
         precision = 1 / prior_scale**2 + (1 / v).sum(-1)
@@ -99,31 +106,33 @@ def hierarchical(y, s, prior_scale, log_prior_tau) -> Target:
         value = -0.5 * (quadratic + np.log(2 * np.pi * v).sum(-1) + np.log(precision * prior_scale**2))
         return value + log_prior_tau(log_tau, np)
 
-    return of(log_density, len(y) + 2, grid(marginal, (-30.0, 12.0), points=200_001), prior_scale)
+    return grid(marginal, limits, points=200_001)
+
+
+def half_normal(t, np):
+    """The log density of log tau for tau half normal."""
+    return 0.5 * np.log(2 / np.pi) - 0.5 * np.exp(2 * t) + t
+
+
+def half_cauchy(t, np):
+    """The log density of log tau for tau half Cauchy of scale 5."""
+    return np.log(2 / np.pi / 5) - np.log1p(np.exp(2 * t) / 25) + t
+
+
+SCHOOLS = np.array([28, 8, -3, 7, -1, 1, 18, 12]), np.array([15, 10, 16, 11, 9, 11, 10, 18])
 
 
 def eight_groups():
-    def half_normal(t, np):
-        return 0.5 * np.log(2 / np.pi) - 0.5 * np.exp(2 * t) + t
-
-    return hierarchical(
-        [2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2], [1.5, 1, 1.6, 1.1, 0.9, 1.1, 1, 1.8], 1.0, half_normal
-    )
+    effects = [2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2]
+    return hierarchical(effects, [1.5, 1, 1.6, 1.1, 0.9, 1.1, 1, 1.8], 1.0, half_normal)
 
 
 def eight_schools():
-    def half_cauchy(t, np):
-        return np.log(2 / np.pi / 5) - np.log1p(np.exp(2 * t) / 25) + t
-
-    return hierarchical([28, 8, -3, 7, -1, 1, 18, 12], [15, 10, 16, 11, 9, 11, 10, 18], 5.0, half_cauchy)
+    return hierarchical(*SCHOOLS, 5.0, half_cauchy)
 
 
 def twenty_groups():
     rng = np.random.default_rng(5)
-
-    def half_normal(t, np):
-        return 0.5 * np.log(2 / np.pi) - 0.5 * np.exp(2 * t) + t
-
     return hierarchical(rng.normal(0, 0.3, 20), rng.uniform(0.3, 1, 20), 1.0, half_normal)
 
 
