@@ -152,11 +152,12 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
             rough, fine = _curvature(loss, v)
             slope = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
             step = jax.scipy.linalg.cho_solve((fine, True), slope)
-            return v - jax.scipy.linalg.solve_triangular(rough, step, lower=True, trans="T"), None
+            return v - jax.scipy.linalg.solve_triangular(rough, step, lower=True, trans="T"), (v, rough, fine)
 
         start = fit.mean[v_at] + slope @ (u - first.mean)
-        mode, _ = jax.lax.scan(newton, start, None, length=NEWTON)
-        rough, fine = _curvature(loss, mode)
+        # One step more than counts: the curvature at the mode needs no second copy of the program then.
+        _, visited = jax.lax.scan(newton, start, None, length=NEWTON + 1)
+        mode, rough, fine = (leaf[-1] for leaf in visited)
         usable = jnp.isfinite(mode).all() & jnp.isfinite(rough).all() & jnp.isfinite(fine).all()
         mode, rough = jnp.where(usable, mode, start), jnp.where(usable, rough, plain)
         fine = jnp.where(usable, fine, jnp.eye(start.size, dtype=start.dtype))

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from dds import estimators, normal
 from dds.checks import typed
 from dds.compiling import once, split
-from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Normal, State
+from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Normal
 
 STRETCHES = (1.25, 1.5, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """The factors: the smaller ones are for many dimensions, where all points have nearly the same distance."""
@@ -116,15 +116,13 @@ def _stretched(
     place = normal.bijection(coordinates)
 
     @once
-    def stretched(x: Array, factors: Array, middle: State):
-        middle, _ = place.inverse(middle)
+    def stretched(x: Array, factors: Array):
+        y, before = jax.lax.map(place.inverse, x, batch_size=512)
+        middle = jnp.median(y, axis=0)[None]
+        y = middle + factors * (y - middle)
+        other, after = jax.lax.map(place.forward, y, batch_size=512)
+        values = jax.lax.map(log_density, jnp.concatenate([x, other]), batch_size=512)
+        log_ratios = values[len(x) :] + after - values[: len(x)] - before + jnp.sum(jnp.log(factors), axis=1)
+        return other, jnp.where(jnp.isfinite(log_ratios), log_ratios, -jnp.inf)
 
-        def one(x: State, factors: State):
-            y, before = place.inverse(x)
-            other, after = place.forward(middle + factors * (y - middle))
-            log_ratio = log_density(other) + after - log_density(x) - before + jnp.sum(jnp.log(factors))
-            return other, jnp.where(jnp.isfinite(log_ratio), log_ratio, -jnp.inf)
-
-        return jax.lax.map(lambda row: one(*row), (x, factors), batch_size=512)
-
-    return stretched(x, factors, np.median(x, axis=0))
+    return stretched(x, factors)

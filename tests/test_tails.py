@@ -108,6 +108,7 @@ def test_nothing_is_widened_in_vain():
     assert search.widen(jax.random.key(1), lambda x: norm.logpdf(x).sum(), found).prior is found.prior
 
 
+@pytest.mark.slow
 def test_one_heavy_coordinate_from_end_to_end():
     result = dds.sample(jax.random.key(0), lambda x: cauchy.logpdf(x[0]) + norm.logpdf(x[1:]).sum(), 5)
     assert abs(float(result.log_z.value)) < 4 * float(result.log_z.standard_error)
