@@ -173,7 +173,9 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             found, before, widened = search.widen(search_key, log_density, found), found, True
             cost += found.evaluations - before.evaluations
         elif not tempered:
-            before, tempered = found._replace(ess=result.report.ess), True
+            # The effective sample size of a part of the target is not to be compared with.
+            ess = search.POOR if "missed_tails" in _doubts(result.report) else result.report.ess
+            before, tempered = found._replace(ess=ess), True
             found = search.temper(temper_key, log_density, start, before)
             cost += found.evaluations - before.evaluations
             if found.prior is before.prior:
