@@ -150,14 +150,16 @@ def search_from(
         >>> search_from(targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, jnp.eye(2)).points.round(3).tolist()
         [[1.0, 1.0]]
     """
-    ends, values, climbs = map(np.asarray, _climb(log_density, iterations, starts))
+    spread = np.std(np.asarray(starts), axis=0)
+    unit = 2 ** np.round(np.log2(np.where(spread > 0, spread, 1)))  # powers of two do not round
+    ends, values, climbs = map(np.asarray, _climb(log_density, iterations, starts, jnp.asarray(unit, starts.dtype)))
     # Most climbs end at a few points: these are told apart coarsely first, so that few Hessians are computed.
     arrived = np.isfinite(ends).all(axis=1) & np.isfinite(values)
     ends, values = (ends[arrived], values[arrived]) if arrived.any() else (np.asarray(starts[:1]), values[:1])
-    unit = 1e-3 * (np.std(np.asarray(starts), axis=0) + np.abs(ends[0]) + np.finfo(ends.dtype).eps)
-    _, first, counts = np.unique(np.round(ends / unit), axis=0, return_index=True, return_counts=True)
+    near = 1e-3 * (spread + np.abs(ends[0]) + np.finfo(ends.dtype).eps)
+    _, first, counts = np.unique(np.round(ends / near), axis=0, return_index=True, return_counts=True)
     order = np.lexsort((-values[first], -counts))[:LISTED]
-    first, counts = _merged(ends, unit, first[order], counts[order])
+    first, counts = _merged(ends, near, first[order], counts[order])
     padded = ends[np.resize(first, 2 ** int(np.ceil(np.log2(len(first)))))]
     points, scales, log_masses, good = (np.asarray(leaf)[: len(first)] for leaf in _look(log_density, padded))
     evaluations = 2 * int(climbs.sum()) + padded.size
@@ -165,9 +167,7 @@ def search_from(
     if not kinks or good.all():
         return found
     rest = first[~good]
-    return merge(
-        found, _kinks(log_density, ends[rest], values[rest], counts[~good], np.std(np.asarray(starts), axis=0))
-    )
+    return merge(found, _kinks(log_density, ends[rest], values[rest], counts[~good], spread))
 
 
 @typed
@@ -250,10 +250,12 @@ def _starts(count: int, key: KeyArray, start: Normal) -> Float[Array, "count dim
 
 @partial(once, static_argnums=(0, 1))
 def _climb(
-    log_density: LogDensity, iterations: int, starts: Float[Array, "starts dim"]
+    log_density: LogDensity, iterations: int, starts: Float[Array, "starts dim"], unit: State
 ) -> tuple[Array, Array, Int[Array, " starts"]]:
+    """Ends of climbs, the log density there and the steps they took; the first step of a climb is one unit long."""
+
     def loss(x: State) -> Scalar:
-        return -log_density(x)
+        return -log_density(unit * x)
 
     # The zoom search takes twice as long to compile as all the rest of the program.
     # Climbs go side by side, each step as long as its longest search: it halves, and is short.
@@ -263,24 +265,28 @@ def _climb(
     optimiser, value_and_grad = optax.lbfgs(linesearch=line_search), optax.value_and_grad_from_state(loss)
 
     def climb(carry: Any):
-        x, state, i, *_ = carry
+        x, state, i, _, fresh, _ = carry
         value, gradient = value_and_grad(x, state=state)
-        change, state = optimiser.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
+        change, after = optimiser.update(gradient, state, x, value=value, grad=gradient, value_fn=loss)
         moved: Any = optax.apply_updates(x, change)
-        end = -log_density(moved)
-        return moved, state, i + 1, end, end < value
+        end = loss(moved)
+        better = end < value - jnp.finfo(starts.dtype).eps * jnp.abs(value)
+        # Where the density is not concave, as in a heavy tail, what was learnt of its curvature can point downhill.
+        anew = optimiser.init(x)
+        x, state = jax.tree.map(lambda new, old: jnp.where(better, new, old), (moved, after), (x, anew))
+        return x, state, i + 1, jnp.where(better, end, value), ~better, ~better & fresh
 
     def unfinished(carry):
-        _, state, i, _, better = carry
-        gradient = optax.tree.get(state, "grad")
-        return (i == 0) | (i < iterations) & (jnp.max(jnp.abs(gradient)) > 1e-4) & better
+        _, state, i, _, fresh, stuck = carry
+        return (i < iterations) & ~stuck & (fresh | (jnp.max(jnp.abs(optax.tree.get(state, "grad"))) > 1e-4))
 
     def one(start: State):
-        first = (start, optimiser.init(start), 0, jnp.asarray(jnp.inf, start.dtype), True)
-        x, _, climbs, value, _ = jax.lax.while_loop(unfinished, climb, first)
+        first = (start, optimiser.init(start), 0, jnp.asarray(jnp.inf, start.dtype), True, False)
+        x, _, climbs, value, *_ = jax.lax.while_loop(unfinished, climb, first)
         return x, -value, climbs
 
-    return jax.lax.map(one, starts, batch_size=256)
+    ends, values, climbs = jax.lax.map(one, starts / unit[None], batch_size=256)
+    return ends * unit[None], values, climbs
 
 
 def _kinks(

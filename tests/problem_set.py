@@ -537,6 +537,20 @@ def separated_logistic():
     return of(log_density, 2, grid(on_the_grid, (-14.0, 14.0), (-14.0, 14.0), points=4001), 2.5)
 
 
+def heavy_tailed_modes_8():
+    """Four multivariate t distributions with 3 degrees of freedom, the lightest the narrowest."""
+    means = jnp.asarray(np.random.default_rng(4).uniform(-10, 10, (4, 8)))
+    widths, shares, nu = jnp.array([0.5, 1.0, 2.0, 1.0]), jnp.array([0.1, 0.4, 0.3, 0.2]), 3.0
+
+    def log_density(x):
+        squares = jnp.sum((x[None] - means) ** 2, axis=1) / widths**2
+        constant = special.gammaln((nu + 8) / 2) - special.gammaln(nu / 2) - 4 * np.log(nu * np.pi)
+        tails = -(nu + 8) / 2 * jnp.log1p(squares / nu) - 8 * jnp.log(widths)
+        return constant + jax.nn.logsumexp(jnp.log(shares) + tails)
+
+    return of(log_density, 8, 0.0, 6.0)
+
+
 PROBLEMS: dict[str, Callable[[], Target]] = {
     "unequal modes, 10-d": unequal_modes_10,
     "unequal modes, 20-d": unequal_modes_20,
@@ -594,6 +608,7 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "nested funnel, 8-d": nested_funnel_8,
     "one Cauchy coordinate, 10-d": one_cauchy_10,
     "logistic regression, separated": separated_logistic,
+    "heavy-tailed modes, 8-d": heavy_tailed_modes_8,
 }
 
 

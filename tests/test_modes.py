@@ -57,6 +57,27 @@ def test_the_mass_of_a_normal_target_is_exact(float64, dim):
     assert found.counts.tolist() == [8]
 
 
+def test_climbs_arrive_from_far_out_in_heavy_tails():
+    # There the density is not concave, and what a quasi-Newton step learns of the curvature has the wrong sign.
+    means = np.random.default_rng(4).uniform(-10, 10, (3, 8))
+
+    def heavy_tailed(x):
+        return jax.nn.logsumexp(-5.5 * jnp.log1p(jnp.sum((x[None] - jnp.asarray(means, x.dtype)) ** 2, axis=1) / 3))
+
+    start = Normal(jnp.zeros(8), jnp.array(6.0))
+    found = modes.search(jax.random.key(0), heavy_tailed, start, starts=128)
+    assert found.counts.sum() == 128
+    nearest = np.linalg.norm(np.asarray(found.points)[:, None] - means, axis=2).min(axis=0)
+    assert len(found.points) == 3
+    assert nearest.max() < 0.5
+    # Far away in other units the climbs are the same.
+    far = modes.search(
+        jax.random.key(0), lambda x: heavy_tailed(x / 512), start._replace(scale=jnp.array(6 * 512.0)), starts=128
+    )
+    np.testing.assert_allclose(far.points / 512, found.points, atol=1e-3)
+    assert far.counts.tolist() == found.counts.tolist()
+
+
 def test_climbs_that_do_not_arrive_are_not_modes():
     found = modes.search(jax.random.key(0), slope, normal.standard(2), starts=8, iterations=20)
     assert found.points.shape == (0, 2)

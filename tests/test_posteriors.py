@@ -373,10 +373,11 @@ def annealed_importance_sampling(key, target, chains, temperatures, leaps=3):
 @pytest.mark.parametrize("seed", range(2))
 def test_the_neck_of_a_centred_hierarchical_model(seed):
     target = eight_schools()
-    truth = np.exp(log_mass_of_scale(*SCHOOLS, 5.0, half_cauchy, (-30.0, -3.0)) - target.log_z)
+    log_z = float(target.log_z)
+    truth = np.exp(log_mass_of_scale(*SCHOOLS, 5.0, half_cauchy, (-30.0, -3.0)) - log_z)
     assert truth == pytest.approx(0.0101, abs=5e-5)
     result = dds.sample(jax.random.key(seed), target._replace(log_z=None))
-    assert abs(result.report.log_z - target.log_z) < 0.01
+    assert abs(result.report.log_z - log_z) < 0.01
     weights = np.exp(np.asarray(result.log_weights, float) - float(result.log_z.value))
     share = np.sum(weights * (np.asarray(result.samples)[:, 1] < -3)) / np.sum(weights)
     assert abs(share - truth) < 0.003  # of 10,000 samples three standard errors
