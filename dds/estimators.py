@@ -4,12 +4,12 @@ All take the log weights of independent paths. Over paths of the sampler $\mathb
 exact samples of the target $\mathbb E[1/w] = 1/Z$, and these also see the modes that the sampler misses.
 """
 
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from dds.checks import require, require_values, typed
@@ -262,14 +262,17 @@ def resample(key: KeyArray, log_weights: LogWeights, count: int) -> Int[Array, "
     require(count >= 1, "count", count, "at least 1")
     require_values(lambda w: ~np.isnan(w) & (w < np.inf), "log_weights", log_weights, "numbers below infinity")
     require_values(lambda w: np.isfinite(w).any() | ~np.isneginf(w), "log_weights", log_weights, "somewhere finite")
-    return _systematic(count, key, log_weights)
+    offset = jax.random.uniform(key, (), jnp.result_type(log_weights))
+    if isinstance(log_weights, Tracer) or isinstance(offset, Tracer):
+        return _systematic(jnp, offset, log_weights, count)
+    # Outside of compiled code it takes longer to compile than to do.
+    return jnp.asarray(_systematic(np, np.asarray(offset), np.asarray(log_weights, np.float64), count))
 
 
-@partial(jax.jit, static_argnums=0)
-def _systematic(count: int, key: KeyArray, log_weights: LogWeights) -> Int[Array, " count"]:
-    positions = (jnp.arange(count) + jax.random.uniform(key, (), jnp.result_type(log_weights))) / count
-    cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
-    return jnp.searchsorted(cumulative / cumulative[-1], positions, side="right").clip(0, log_weights.size - 1)
+def _systematic(numpy: Any, offset: Any, log_weights: Any, count: int) -> Any:
+    cumulative = numpy.cumsum(numpy.exp(log_weights - numpy.max(log_weights)))
+    positions = (numpy.arange(count) + offset) / count
+    return numpy.searchsorted(cumulative / cumulative[-1], positions, side="right").clip(0, log_weights.size - 1)
 
 
 @typed
