@@ -8,7 +8,7 @@ $$ \log w = \log \gamma(y_K) + \sum_k \log B_k(y_k \mid y_{k+1}) - \log p_0(y_0)
 The reference process and its reversal satisfy
 $R_k(y_{k+1} \mid y_k)\,\pi_k(y_k) = R^*_k(y_k \mid y_{k+1})\,\pi_{k+1}(y_{k+1})$, so
 
-$$ \log w = \log\frac{\gamma(y_K)}{\pi_K(y_K)} + \log\frac{\pi_0(y_0)}{p_0(y_0)}
+$$ \log w = \log\gamma(y_K) - \log p_0(y_0) + \log\frac{\pi_0(y_0)}{\pi_K(y_K)}
    - \sum_k \log \frac{F_k(y_{k+1} \mid y_k)}{R_k(y_{k+1} \mid y_k)}
    + \sum_k \log \frac{B_k(y_k \mid y_{k+1})}{R^*_k(y_k \mid y_{k+1})}, $$
 
@@ -56,7 +56,7 @@ def log_weight(path: Path, log_density: LogDensity) -> Scalar:
         3.0
     """
     steps = jnp.sum(path.log_backward - path.log_forward)
-    return log_density(path.x) - path.log_end + path.log_start + steps
+    return log_density(path.x) - path.log_prior + path.log_reference + steps
 
 
 @typed

@@ -122,27 +122,6 @@ def log_density(distribution: Prior, x: State) -> Scalar:
 
 
 @typed
-def log_ratio(numerator: Normal, denominator: Prior, x: State) -> Scalar:
-    """The log ratio of two densities, for two normal ones as `dds.normal.log_ratio`.
-
-    Args:
-        numerator: The distribution above.
-        denominator: The distribution below.
-        x: The point.
-
-    Returns:
-        The log ratio.
-
-    Example:
-        >>> round(float(log_ratio(normal.standard(2), of_normal(normal.standard(2)), jnp.ones(2))), 5) + 0.0
-        0.0
-    """
-    if isinstance(denominator, Normal):
-        return normal.log_ratio(numerator, denominator, x)
-    return normal.log_density(numerator, x) - log_density(denominator, x)
-
-
-@typed
 def extend(mixture: Mixture, dim: int) -> Mixture:
     """A mixture of the first coordinates, beside independent standard ones of the others.
 

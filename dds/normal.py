@@ -204,16 +204,18 @@ def log_density(normal: Normal, x: State) -> Scalar:
 
 
 @typed
-def log_ratio(numerator: Normal, denominator: Normal, x: State) -> Scalar:
+def log_ratio(numerator: Normal, denominator: Normal, x: State, other: State | None = None) -> Scalar:
     r"""$\log p(x) - \log q(x)$ of two normal distributions, without the loss of precision of subtracting the two.
 
     With $r$ and $s$ the noises that give $x$ under $p$ and $q$, it is
-    $\tfrac12 \sum_i (s_i - r_i)(s_i + r_i) + \log\det S_q - \log\det S_p$: exactly zero when they are the same.
+    $\tfrac12 \sum_i (s_i - r_i)(s_i + r_i) + \log\det S_q - \log\det S_p$: exactly zero when they are the same. With
+    another point $x'$ for $q$ it is $\log p(x) - \log q(x')$, as precise where the two points are close but far out.
 
     Args:
         numerator: The distribution `p`.
         denominator: The distribution `q`.
         x: The point.
+        other: The point of the denominator, if it is another.
 
     Returns:
         The log ratio.
@@ -222,7 +224,7 @@ def log_ratio(numerator: Normal, denominator: Normal, x: State) -> Scalar:
         >>> float(log_ratio(standard(2), standard(2), jnp.ones(2)))
         0.0
     """
-    p, q = standardise(numerator, x), standardise(denominator, x)
+    p, q = standardise(numerator, x), standardise(denominator, x if other is None else other)
     return 0.5 * jnp.sum((q - p) * (q + p)) + jnp.sum(jnp.log(_diagonal(denominator) / _diagonal(numerator)))
 
 

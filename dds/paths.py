@@ -153,7 +153,7 @@ def sample_path(key: KeyArray, sampler: Sampler, *, stick_the_landing: bool = Fa
     Args:
         key: The random key of the path.
         sampler: The sampler.
-        stick_the_landing: Whether `log_start` and `log_forward` take the parameters of prior and kernel as constants
+        stick_the_landing: Whether `log_prior` and `log_forward` take the parameters of prior and kernel as constants
             (the states still vary): then the gradient of `-log w` is the *sticking-the-landing* gradient, with the same
             mean and less variance the better the sampler is. Values are the same. Whatever the kernel closes over
             counts as parameter.
@@ -322,7 +322,7 @@ def retrace(states: Float[Array, " states size"], sampler: Sampler) -> Path:
         >>> fixed = families.importance(normal.standard(2))
         >>> sampler = fixed.sampler(fixed.init(jax.random.key(0)))
         >>> path = sample_path(jax.random.key(0), sampler)
-        >>> bool(retrace(path.states, sampler).log_end == path.log_end)
+        >>> bool(retrace(path.states, sampler).log_reference == path.log_reference)
         True
     """
     step_rows(sampler)  # are they of the right length?
@@ -368,9 +368,9 @@ def _path(sampler: Sampler, prior: Prior, states, increments: Increment, x: Poin
     reference, end = sampler.reference, states[-1]
     momentum = end[x.size :]
     of_momentum = normal.log_density(Normal(jnp.zeros_like(momentum), jnp.ones((), end.dtype)), momentum)
-    log_end = normal.log_density(reference.end, end) - of_momentum - log_determinant
-    log_start = mixtures.log_ratio(reference.start, prior, states[0])
-    return Path(states, x, log_start, increments.log_forward, increments.log_backward, log_end)
+    ratio = normal.log_ratio(reference.start, reference.end, states[0], end)
+    log_prior = mixtures.log_density(prior, states[0])
+    return Path(states, x, log_prior, ratio + of_momentum + log_determinant, *increments)
 
 
 def _log_departure(distribution: Normal | None, innovation: State) -> Scalar:

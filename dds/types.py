@@ -180,18 +180,18 @@ class Path(NamedTuple):
     Attributes:
         states: `y_0, ..., y_K`, in the coordinates of the sampler.
         x: The end of the path in the coordinates of the user.
-        log_start: `log pi_0(y_0) / p_0(y_0)`, with the reference's marginal `pi_0`.
+        log_prior: `log p_0(y_0)`.
+        log_reference: `log pi_0(y_0) / pi_K(x)`, of the reference's marginals: in one, since each is huge far out.
         log_forward: `log F_k / R_k` of each step, with the reference's step ahead `R_k`.
         log_backward: `log B_k / R*_k` of each step, with the reference's step back `R*_k`.
-        log_end: `log pi_K` at the end, as a density of `x`.
     """
 
     states: Float[Array, " steps+1 state"]
     x: Point
-    log_start: Scalar
+    log_prior: Scalar
+    log_reference: Scalar
     log_forward: Float[Array, " steps"]
     log_backward: Float[Array, " steps"]
-    log_end: Scalar
 
 
 class Network(NamedTuple):

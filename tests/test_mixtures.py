@@ -106,15 +106,6 @@ def test_the_outermost_numbers_choose_the_outermost_components():
     np.testing.assert_allclose(x, MEANS[[1, 1]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("freedom", [2, np.inf])
-def test_log_ratio_is_the_difference(float64, freedom):
-    x = jnp.array([0.3, 0.8])
-    p, q = Normal(jnp.array([0.1, -0.1]), jnp.array(0.7)), Normal(jnp.array([0.6, 0.2]), jnp.array([0.3, 1.2]))
-    assert mixtures.log_ratio(p, q, x) == normal.log_ratio(p, q, x)
-    exact = scipy.stats.multivariate_normal(p.mean, 0.49).logpdf(x) - of_scipy(freedom, x[None])
-    assert mixtures.log_ratio(p, mixture_of(freedom), x) == pytest.approx(exact.item(), rel=1e-11)
-
-
 @pytest.mark.parametrize("freedom", [1, 5, np.inf])
 def test_extend_adds_standard_coordinates(float64, freedom):
     mixture = mixture_of(freedom)

@@ -76,6 +76,13 @@ def test_log_ratio_keeps_precision_in_many_dimensions():
     assert normal.log_ratio(p, q, x) == pytest.approx(np.sum(s**2 - r**2) / 2, abs=1e-5)
 
 
+def test_log_ratio_of_two_points_keeps_precision_far_out():
+    start, end = np.array([1e5, -3.0], np.float32), np.array([1e5 + 0.0625, 2.0], np.float32)
+    exact = (np.sum(end.astype(float) ** 2) - np.sum(start.astype(float) ** 2)) / 2
+    standard = normal.standard(2)
+    assert normal.log_ratio(standard, standard, start, end) == pytest.approx(exact, rel=1e-6)
+
+
 def test_full_covariance_of_a_draw():
     mean, covariance = normal_target(3)
     distribution = Normal(mean, jnp.linalg.cholesky(covariance))

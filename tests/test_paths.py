@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from problems import PLACE, SHIFTED, noise_of, normal_target, sampler_of
 
-from dds import families, kernels, losses, networks, normal, paths, references, schedules
+from dds import families, kernels, losses, mixtures, networks, normal, paths, references, schedules
 from dds.types import Kernel, Normal, Sampler, Transitions
 
 
@@ -82,8 +82,9 @@ def test_a_step_is_weighed_by_the_transitions_at_its_two_states(float64):
         for came, distribution, noise in ((path.log_forward, ahead, zeta), (path.log_backward, back, eta)):
             expected = normal.log_density(distribution, noise) - normal.log_density(standard, noise)
             assert came[k] == pytest.approx(float(expected), rel=1e-9, abs=1e-12)
-    start = normal.log_density(sampler.reference.start, path.states[0])
-    assert path.log_start == pytest.approx(float(start - normal.log_density(sampler.prior, path.states[0])), rel=1e-9)
+    assert path.log_prior == pytest.approx(float(normal.log_density(sampler.prior, path.states[0])), rel=1e-9)
+    start, end = normal.log_density(standard, path.states[0]), normal.log_density(sampler.coordinates, path.x)
+    assert path.log_reference == pytest.approx(float(start - end), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["pis", "underdamped", "learned"])
@@ -93,10 +94,27 @@ def test_the_end_and_its_density_are_in_the_coordinates_of_the_user(float64, nam
     np.testing.assert_array_equal(noised.x, x)
     for path in (own, noised):
         np.testing.assert_allclose(path.x, normal.reparameterise(sampler.coordinates, path.states[-1, :2]), rtol=1e-12)
-        assert path.log_end == pytest.approx(float(normal.log_density(sampler.coordinates, path.x)), rel=1e-10)
+        start = normal.log_density(sampler.reference.start, path.states[0])
+        end = normal.log_density(sampler.coordinates, path.x)
+        assert path.log_reference == pytest.approx(float(start - end), rel=1e-10)
         points = paths.positions(path.states, sampler)
         assert points.shape == (paths.steps(sampler) + 1, 2)
         np.testing.assert_allclose(points[-1], path.x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_the_weight_of_a_path_keeps_precision_far_out(steps):
+    # The reference's marginals differ by 5e9 there, of which 32 bits leave out hundreds.
+    fractions = jnp.full(steps, 1e-4)
+    reference = references.ou(fractions, 2)
+    kernel = kernels.denoising(fractions, lambda y, k: jnp.zeros_like(y))
+    far = mixtures.of_normal(Normal(jnp.array([1e5, 0.0]), jnp.ones(())), 3.0)
+    sampler = Sampler(far, reference, kernel, Normal(jnp.array([2.0, -1.0]), jnp.array(3.0)))
+    path = paths.sample_path(jax.random.key(0), sampler)
+    y = np.asarray(path.states, np.float64)
+    ends = (np.sum(y[-1] ** 2) - np.sum(y[0] ** 2)) / 2 + 2 * np.log(3)
+    assert path.log_reference == pytest.approx(ends, rel=1e-6, abs=1e-5)
+    assert path.log_prior == pytest.approx(float(mixtures.log_density(far, path.states[0])))
 
 
 def test_a_path_is_made_of_public_steps():
