@@ -101,7 +101,7 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
         1.0
     """
     require(draws >= 2, "draws", draws, "at least 2")
-    place = normal.bijection(coordinates)
+    place, inside = normal.bijection(coordinates), normal.pull_back(coordinates, log_density)
 
     @once
     def draw(key: KeyArray, prior: Mixture | Product) -> Round:
@@ -110,8 +110,7 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
 
         def one(e: Array):
             y = mixtures.draw(prior, e)
-            x, log_determinant = place.forward(y)
-            log_w = log_density(x) + log_determinant - mixtures.log_density(prior, y)
+            log_w = inside(y) - mixtures.log_density(prior, y)
             return y, jnp.where(jnp.isnan(log_w) | jnp.isposinf(log_w), -jnp.inf, log_w)
 
         return Round(*jax.lax.map(one, drawn, batch_size=512))

@@ -85,28 +85,12 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "draws dim"])
 
 
 @typed
-def cost(dim: int) -> int:
-    """The evaluations of the density that a point in such coordinates costs, each with its gradient.
-
-    Args:
-        dim: The dimension.
-
-    Returns:
-        The number: two products of the Hessian with each direction for every factorisation, and the density itself.
-
-    Example:
-        >>> cost(10)
-        81
-    """
-    return 2 * (NEWTON + 1) * dim + 1
-
-
-@typed
 def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bijection:
     r"""The bijection of the top of this page: `few` coordinates come first in $y$, then the others.
 
     The search for the mode starts where the fit would have it, $\mathbb E[v \mid u]$. Where the curvature is not
-    positive definite the distribution of the fit takes its place.
+    positive definite the distribution of the fit takes its place. It costs two products of the Hessian with each
+    direction for every factorisation.
 
     Args:
         log_density: The log density.
@@ -180,7 +164,7 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
         away = fine.T @ (rough.T @ (x[v_at] - mode))
         return jnp.concatenate([normal.standardise(first, x[u_at]), away]), log_determinant
 
-    return Bijection(dim, forward, inverse)
+    return Bijection(dim, forward, inverse, 2 * (NEWTON + 1) * dim)
 
 
 def _curvature(loss: Callable[[State], Scalar], v: State) -> tuple[Array, Array]:

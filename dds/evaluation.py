@@ -322,6 +322,29 @@ def findings(report: Report) -> list[Finding]:
         >>> [finding.name for finding in findings(summarise(jnp.zeros(1000), log_z_true=1.0)) if not finding.holds]
         ['error of log Z']
     """
+    return _by_weights(report) + _by_other_means(report) + _by_other_estimates(report)
+
+
+@typed
+def is_estimated(report: Report) -> bool:
+    """Whether the weights themselves allow an estimate of log Z: none is broken, enough count, and the tail is light.
+
+    Args:
+        report: The figures.
+
+    Returns:
+        Whether so.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> is_estimated(summarise(jnp.zeros(1000)))
+        True
+    """
+    return all(finding.holds for finding in _by_weights(report))
+
+
+def _by_weights(report: Report) -> list[Finding]:
+    """What the weights of the sampler's own paths say, with the bridge where there is one."""
     # Weights of zero are legitimate, and make the ELBO minus infinity.
     sound = np.isfinite([report.log_z, report.log_z_standard_error]).all() and report.elbo < np.inf
     found = [
@@ -344,6 +367,12 @@ def findings(report: Report) -> list[Finding]:
             f"log Z is {report.log_z_of_weights:.3f} by the weights, but {report.log_z_of_bridge:.3f} by the bridge"
         )
         found.append(Finding("bridge", apart, limit, bool(apart <= limit), unlike))
+    return found
+
+
+def _by_other_means(report: Report) -> list[Finding]:
+    """What is said by exact samples, by modes and particles found otherwise, and by the density farther out."""
+    found, where = [], f", {report.where}" if report.where else ""
     if report.forward_ess is not None:
         unseen = (
             f"seen from exact samples the ESS is {report.forward_ess:.2g}, not {report.ess:.2g}: "
@@ -351,7 +380,6 @@ def findings(report: Report) -> list[Finding]:
         )
         holds = bool(report.forward_ess >= report.ess / 2)
         found.append(Finding("forward_ess", report.forward_ess, report.ess / 2, holds, unseen))
-    where = f", {report.where}" if report.where else ""
     if report.missed_modes is not None:
         share = report.missed_modes
         missed = f"about {share:.1%} of the mass, and so of Z, lies in modes that the paths hardly visit{where}"
@@ -369,6 +397,12 @@ def findings(report: Report) -> list[Finding]:
             else "the check by points found by other means failed"
         )
         found.append(Finding("missed_mass", share, MISSED, bool(share <= MISSED), missed))
+    return found
+
+
+def _by_other_estimates(report: Report) -> list[Finding]:
+    """What other samplers' log Z says, and the truth where it is known."""
+    found = []
     if report.log_z_of_another is not None:
         # What a sampler misses makes its estimate too small, hardly ever too large.
         above = report.log_z_of_another - report.log_z
@@ -385,25 +419,6 @@ def findings(report: Report) -> list[Finding]:
         )
         found.append(Finding("error of log Z", error, tolerance, bool(known and error <= tolerance), off))
     return found
-
-
-@typed
-def is_estimated(report: Report) -> bool:
-    """Whether the weights themselves allow an estimate of log Z: none is broken, enough count, and the tail is light.
-
-    Args:
-        report: The figures.
-
-    Returns:
-        Whether so.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> is_estimated(summarise(jnp.zeros(1000)))
-        True
-    """
-    names = ("finite", "nan_share", "pareto_k", "samples", "bridge")
-    return all(finding.holds for finding in findings(report) if finding.name in names)
 
 
 def _count(samples: float) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import estimators, evaluation, exploration, losses, recipes, smc, tails, training
+from dds import estimators, evaluation, exploration, losses, normal, recipes, smc, tails, training
 from dds.checks import require, typed
 from dds.compiling import once, split
 from dds.paths import noise_path, sample_path, steps
@@ -135,7 +135,7 @@ def evaluate(
     sampler = recipe.family.sampler(fit.params)
     weigh = partial(_weigh_back, recipe.family, target.log_density, fit.params)
     points, log_w, nan_share = _drawn(draw_key, target, recipe, fit, paths, goal)
-    evaluations, each = sum(recipe.evaluations), steps(sampler) + 2
+    evaluations, each = sum(recipe.evaluations), _each(sampler)
     forward = None
     if target.sample is not None:
         exact = once(jax.vmap(target.sample))(jax.random.split(exact_key, paths))
@@ -162,12 +162,7 @@ def evaluate(
         nan_share=nan_share,
         **checked,
     )
-    if refined is not None:
-        points = np.concatenate([points, refined.points])
-        log_w = np.asarray(estimators.pool(log_w, refined.log_weights, log_z.value))
-    if len(log_w) > paths and np.isfinite(report.log_z):
-        points = points[np.asarray(estimators.resample(resample_key, log_w, paths))]
-        log_w = np.full(paths, report.log_z, log_w.dtype)
+    points, log_w = _kept(resample_key, points, log_w, refined, report.log_z, paths)
     report = report._replace(samples=min(report.samples, float(paths)))
     return Result(
         _structured(target, jnp.asarray(points)),
@@ -211,6 +206,24 @@ def _more(log_weights: np.ndarray, paths: int, goal: Goal, most: int) -> int:
     return max(min(good, most) - count, 0) if enough <= most else 0
 
 
+def _each(sampler: Sampler) -> int:
+    """The evaluations of the density that a path costs, in either direction."""
+    return steps(sampler) + 2 + (steps(sampler) + 1) * normal.bijection(sampler.coordinates).cost
+
+
+def _kept(
+    key: KeyArray, points: np.ndarray, log_weights: np.ndarray, refined: smc.Refined | None, log_z: float, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The samples of a result, of both kinds of paths, and as many as were asked for."""
+    if refined is not None:
+        points = np.concatenate([points, refined.points])
+        log_weights = np.asarray(estimators.pool(log_weights, refined.log_weights, jnp.asarray(log_z)))
+    if len(log_weights) > count and np.isfinite(log_z):
+        points = points[np.asarray(estimators.resample(key, log_weights, count))]
+        log_weights = np.full(count, log_z, log_weights.dtype)
+    return points, log_weights
+
+
 def _is_poor(log_weights: np.ndarray, precision: float) -> bool:
     """Whether weights alone do not do: by their error, their number or their tail."""
     if not np.isfinite(float(estimators.log_z(log_weights).value)):
@@ -245,7 +258,7 @@ def _check(
     if float(estimators.effective_sample_size(log_weights)) >= POOR:  # too few samples say nothing of farther ones
         weigh_far = partial(weigh, far_key)
         far = tails.beyond(far_key, target.log_density, sampler.coordinates, weigh_far, points, log_weights)
-        evaluations = far.evaluations * (steps(sampler) + 3)
+        evaluations = far.evaluations + far.weighed * _each(sampler)
         checked["missed_tails"] = far.share
         missed = far.points if far.share > evaluation.MISSED_TAILS else missed
     if shares.sum() > evaluation.MISSED_MODES:

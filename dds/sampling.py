@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dds import estimators, evaluation, exploration, recipes, search, targets, training
+from dds import estimators, evaluation, exploration, recipes, remedies, search, targets, training
 from dds.checks import require, typed
 from dds.compiling import split
 from dds.exploration import Explored
@@ -118,8 +118,8 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
 
     The two looks are independent. If the second finds modes that the first does not cover, both are made again, the
     first with these modes. If it finds particles where the first would not draw, a component is added for them, where
-    that helps, and more particles are asked. If what was found is not enough, it is adapted to particles
-    (`dds.search.temper`).
+    that helps, and more particles are asked. If something lies farther out than any draw, the prior is widened. If what
+    was found is not enough, it is adapted to particles (`dds.remedies`).
 
     Args:
         key: The random key.
@@ -144,7 +144,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     for i in range(LOOKS):
         evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
         if found.ess < search.POOR and not tempered:
-            found, before, tempered = search.temper(temper_key, log_density, start, found), found, True
+            found, before, tempered = remedies.temper(temper_key, log_density, start, found), found, True
             cost += found.evaluations - before.evaluations
         if found.ess == 0:
             looked = looked._replace(found=found, explored=explored)
@@ -154,34 +154,35 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
         looked, cost = Looked(found, explored, result, 0), cost + result.evaluations
-        modes, mass = result.report.missed_modes, result.report.missed_mass
+        doubts = _doubts(result.report)
         if met(result, goal) or i == LOOKS - 1 or spent(goal, started):
             break
-        if modes is not None and modes > evaluation.MISSED_MODES:
+        heavy = not widened and bool({"pareto_k", "missed_tails"} & doubts)
+        if "missed_modes" in doubts:
             known = explored.modes
             found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
             explored, tempered = exploration.explore(explore_key, log_density, start), False
             cost += found.evaluations + explored.evaluations
-        elif explored.settled and mass is not None and mass > evaluation.MISSED:
+        elif "missed_mass" in doubts:
             # Is it chance? More particles say, and whether a component for those that were missed is enough.
-            if len(explored.points) > exploration.EXPLORERS:
+            if len(explored.points) > exploration.EXPLORERS and not heavy:
                 break
-            found, before = search.extend(search_key, log_density, found, explored.points), found
+            found, before = remedies.extend(search_key, log_density, found, explored.points), found
             explored = exploration.explore(explore_key, log_density, start, count=4 * exploration.EXPLORERS)
             cost += found.evaluations - before.evaluations + explored.evaluations
-        elif not widened and {"pareto_k", "missed_tails"} & _doubts(result.report):
-            found, before, widened = search.widen(search_key, log_density, found), found, True
-            cost += found.evaluations - before.evaluations
-        elif not tempered:
+        elif not (heavy or tempered):
             # The effective sample size of a part of the target is not to be compared with.
-            ess = search.POOR if "missed_tails" in _doubts(result.report) else result.report.ess
+            ess = search.POOR if "missed_tails" in doubts else result.report.ess
             before, tempered = found._replace(ess=ess), True
-            found = search.temper(temper_key, log_density, start, before)
+            found = remedies.temper(temper_key, log_density, start, before)
             cost += found.evaluations - before.evaluations
             if found.prior is before.prior:
                 break
-        else:
+        elif not heavy:
             break
+        if heavy:
+            found, before, widened = remedies.widen(temper_key, log_density, found), found, True
+            cost += found.evaluations - before.evaluations
     return looked._replace(evaluations=cost)
 
 

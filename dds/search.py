@@ -4,15 +4,14 @@ What it finds is data, `Found`: coordinates and a prior with which `dds.families
 good it is its effective sample size says; `dds.recipes.ladder` goes on from there.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, normal, smc, tails
+from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, normal
 from dds.adaptation import Adapted
 from dds.checks import typed
 from dds.compiling import noise, once, split
@@ -36,9 +35,6 @@ BRANCHES = 4
 
 DRAWS = 4096
 """The draws of a round in which a prior is adapted."""
-
-TAIL = 0.001
-"""The share of the target farther out than draws, above which components for it are added."""
 
 CHEAP = 2**18
 """The most evaluations of the density that draws of a sampler may cost without further ado."""
@@ -149,156 +145,31 @@ def search(
         one = one._replace(evaluations=neck.evaluations)
         if neck.few and neck.ess > GOOD:
             return neck
-    one = _adapted(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
+    one = with_prior(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
     return one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
 
 
-@typed
-def extend(
-    key: KeyArray, log_density: LogDensity, found: Found, points: Float[Array | np.ndarray, "missed dim"]
-) -> Found:
-    """What was found, with a component for points that it misses, adapted again.
+def with_prior(found: Found, adapted: Adapted, least: float, *, each: int = 1, **changes: Any) -> Found:
+    """What was found, with an adapted prior, and what goes with it, if its effective sample size is above the least.
 
     Args:
-        key: The random key.
-        log_density: The log density, unnormalised.
         found: What was found.
-        points: The points.
+        adapted: The adapted prior.
+        least: The effective sample size that it is to have.
+        each: The evaluations of the density that a draw took.
+        **changes: What goes with it.
 
     Returns:
-        What was found; the same if there is a neck, if there are few points, or if nothing good comes of them.
+        What was found; the evaluations of the adaptation are counted in any case.
 
     Example:
         >>> from dds import targets
-        >>> mixture = targets.gaussian_mixture(jnp.zeros((2, 2)), jnp.array([0.03, 1.0]))
-        >>> narrow = search(jax.random.key(0), mixture.log_density, Normal(jnp.zeros(2), jnp.array(0.03)))
-        >>> points = jax.random.normal(jax.random.key(1), (50, 2))
-        >>> extend(jax.random.key(2), mixture.log_density, narrow, points).finding.endswith("tempered particles")
+        >>> found = search(jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, normal.standard(2))
+        >>> with_prior(found, Adapted(found.prior, 0.5, 1), 0.6).ess > 0.9
         True
     """
-    place = found.coordinates
-    if found.few or isinstance(found.prior, Product) or len(place.mean) > modes.DENSE or len(points) < 10:
-        return found
-    mixture = mixtures.join(found.prior, mixtures.pull(place, mixtures.of_normal(_around(points))), 0.5)
-    adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), mixture)
-    finding = f"{found.finding}, and a component around tempered particles"
-    # The effective sample size of before is that of a part of the target: it is not to be compared with.
-    return _adapted(found, adapted, POOR, finding=finding)
-
-
-@typed
-def widen(key: KeyArray, log_density: LogDensity, found: Found, *, times: int = 3) -> Found:
-    """What was found, with components for what lies farther out than draws from it (`dds.tails`), adapted again.
-
-    Args:
-        key: The random key.
-        log_density: The log density, unnormalised.
-        found: What was found.
-        times: How often, at most.
-
-    Returns:
-        What was found; the same above `dds.modes.DENSE` dimensions, or if nothing is farther out.
-
-    Example:
-        >>> from dds import targets
-        >>> def cauchy(x):
-        ...     return -jnp.sum(jnp.log1p(x**2))
-        >>> found = search(jax.random.key(0), cauchy, normal.standard(1))
-        >>> widen(jax.random.key(1), cauchy, found).ess > 0.5
-        True
-    """
-    dim = found.coordinates.mean.size
-    if dim > modes.DENSE:
-        return found
-    place = conditional.bijection(log_density, found.coordinates, found.few) if found.few else found.coordinates
-    inside, draw = normal.pull_back(place, log_density), adaptation.rounds(log_density, place, DRAWS)
-    unit = Normal(jnp.zeros(dim, found.coordinates.mean.dtype), jnp.ones((), found.coordinates.mean.dtype))
-
-    @once
-    def weigh(prior: Mixture | Product, states: Array) -> Array:
-        return jax.lax.map(lambda y: inside(y) - mixtures.log_density(prior, y), states, batch_size=512)
-
-    for i in range(times):
-        draw_key, far_key, adapt_key = split(jax.random.fold_in(key, i), 3)
-        drawn, prior = draw(draw_key, found.prior), found.prior
-        whole = mixtures.extend(prior, dim) if isinstance(prior, Mixture) else prior
-        far = tails.beyond(far_key, inside, unit, partial(weigh, whole), drawn.states, drawn.log_weights)
-        spent = found.evaluations + DRAWS + 2 * far.evaluations
-        found = found._replace(evaluations=spent)
-        if not far.share > TAIL:
-            break
-        around = _around(far.points)
-        if isinstance(prior, Product):
-            parts = jax.vmap(lambda mean, scale: mixtures.of_normal(Normal(mean[None], scale)))(*around)
-            wider = Product(jax.vmap(partial(mixtures.join, share=0.5 / dim))(prior.factors, parts))
-        else:
-            few = prior.means.shape[1]
-            part = mixtures.of_normal(Normal(around.mean[:few], around.scale[:few]))
-            wider = mixtures.join(prior, part, 0.5 if i == 0 else 0.2)
-        adapted = adaptation.adapt(adapt_key, draw, wider)
-        found = _adapted(found, adapted, POOR)
-    return found
-
-
-def _around(points: Float[Array | np.ndarray, "points dim"]) -> Normal:
-    points = jnp.asarray(points)
-    return Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0) + 1e-6)
-
-
-@typed
-def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) -> Found:
-    """What was found, with a product (`dds.types.Product`) or a mixture adapted to tempered particles, if it is better.
-
-    Args:
-        key: The random key.
-        log_density: The log density, unnormalised.
-        start: Where to look.
-        found: What was found.
-
-    Returns:
-        What was found; the same above `dds.modes.DENSE` dimensions, if the particles do not arrive, or if nothing
-        better comes of them.
-
-    Example:
-        >>> from dds import targets
-        >>> target = targets.many_well(4)
-        >>> found = search(jax.random.key(0), target.log_density, target.start)
-        >>> temper(jax.random.key(1), target.log_density, target.start, found._replace(ess=0.0)).finding
-        '4 modes; tempered particles, with a mixture for each coordinate'
-    """
-    if start.mean.size > modes.DENSE:
-        return found
-    temper_key, product_key, mixture_key = split(key, 3)
-    particles = smc.temper(temper_key, log_density, start, 1000, settling=8)
-    found = found._replace(evaluations=found.evaluations + particles.evaluations)
-    if not particles.settled:  # as of a density without an integral, which they follow to infinity
-        return found
-    points, dim, dtype = particles.points, start.mean.size, particles.points.dtype
-    equal = jnp.full(len(points), 1 / len(points), dtype)
-
-    before = found.finding
-
-    def with_prior(key: KeyArray, place: Normal, prior: Mixture | Product, found: Found, how: str) -> Found:
-        adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), prior)
-        changes = {"coordinates": place, "few": (), "fitted": True}
-        finding = f"{before}; tempered particles, with {how}"
-        return _adapted(found, adapted, 1.2 * found.ess, finding=finding, **changes)
-
-    place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
-    if dim > 1 and float(jnp.min(place.scale)) > 0:
-        inside = jax.vmap(partial(normal.standardise, place))(points)
-        product = mixtures.fit(mixtures.product(inside), inside, equal, iterations=20, shrinkage=adaptation.SHRINKAGE)
-        found = with_prior(product_key, place, product, found, "a mixture for each coordinate")
-    if found.ess > GOOD:
-        return found
-    try:
-        place = coordinates.moments(points)
-    except ValueError:  # they lie in a plane, or there are too few of them
-        return found
-    inside = jax.vmap(partial(normal.standardise, place))(points)
-    scales = jnp.broadcast_to(0.5 * jnp.eye(dim, dtype=dtype), (8, dim, dim))
-    mixture = Mixture(jnp.full(8, -jnp.log(8.0), dtype), inside[:8], scales, jnp.asarray(jnp.inf, dtype))
-    return with_prior(mixture_key, place, mixtures.fit(mixture, inside, equal, iterations=20), found, "a mixture")
+    found = found._replace(evaluations=found.evaluations + adapted.rounds * DRAWS * each)
+    return found._replace(prior=adapted.prior, ess=adapted.ess, **changes) if adapted.ess > least else found
 
 
 def _fit(
@@ -332,12 +203,6 @@ def _fit(
 def _tried(found: Found, drawn: adaptation.Round) -> Found:
     """What was found, after a round of draws from its prior."""
     return found._replace(ess=drawn.ess, evaluations=found.evaluations + len(drawn.log_weights))
-
-
-def _adapted(found: Found, adapted: Adapted, least: float, **changes: Any) -> Found:
-    """What was found, with an adapted prior, and what goes with it, if its effective sample size is above the least."""
-    found = found._replace(evaluations=found.evaluations + adapted.rounds * DRAWS)
-    return found._replace(prior=adapted.prior, ess=adapted.ess, **changes) if adapted.ess > least else found
 
 
 def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: Scalar) -> Found:
@@ -383,7 +248,7 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
     adapted = adaptation.adapt(adapt_key, draw, mixtures.of_normal(own))
     mixture, ess = adapted.prior, adapted.ess
     assert isinstance(mixture, Mixture)
-    evaluations += adapted.rounds * DRAWS * conditional.cost(dim)
+    evaluations += adapted.rounds * DRAWS * (1 + place.cost)
     prior, missed = mixtures.extend(mixture, dim), 0.0
     if found.several_modes:  # what looks like a second mode is often the neck itself
 

@@ -12,6 +12,7 @@ directions or in one, and the far end of a neck in coordinates that know of it. 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,8 +31,8 @@ STRETCHES = (1.25, 1.5, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 COUNT = 2**14
 """The number of points that are looked at, for all stretches together; a quarter where the coordinates are dear."""
 
-LEAST = 32
-"""The fewest points for a stretch; coordinates are stretched one by one only where there are so many for each."""
+LEAST, MOST = 32, 1000
+"""The fewest points for a stretch, and the most; coordinates are stretched one by one if all can have the fewest."""
 
 
 class Beyond(NamedTuple):
@@ -40,12 +41,14 @@ class Beyond(NamedTuple):
     Attributes:
         share: The share of the target there, at least: two standard errors below the largest of the estimates.
         points: Points there; none if the share is zero.
-        evaluations: The number of points at which the density was evaluated, and which were weighed.
+        evaluations: The number of evaluations of the density, those of the weights left out.
+        weighed: The number of points that were weighed.
     """
 
     share: float
     points: Float[np.ndarray, "far dim"]
     evaluations: int
+    weighed: int
 
 
 @typed
@@ -81,48 +84,47 @@ def beyond(
         >>> 0.12 < share < 0.18  # of the Cauchy distribution .156 lies beyond 4
         True
     """
-    dim, count = points.shape[1], COUNT // (4 if isinstance(coordinates, Bijection) else 1)
-    factors = _factors(dim, count)
-    each = min(count // len(factors), 1000)
+    place = normal.bijection(coordinates)
+    factors = _factors(points.shape[1], COUNT // 4 if place.cost else COUNT)
     choose_key, far_key = split(key)
-    chosen = np.asarray(estimators.resample(choose_key, log_weights, each * len(factors)))
+    each = factors.shape[1]
+    chosen = np.asarray(estimators.resample(choose_key, log_weights, factors[..., 0].size))
     x = np.asarray(points)[chosen.reshape(each, -1).T.ravel()]  # some of all samples for each stretch
-    rows = np.repeat(factors, each, axis=0).astype(x.dtype)
-    stretched, log_ratios = _stretched(log_density, coordinates, x, rows)
+    # The compiled program is kept for a bijection that is the same, and for any affine map.
+    curved, affine = (None, coordinates) if isinstance(coordinates, Normal) else (coordinates, None)
+    stretched, log_ratios = _stretched(log_density, curved, affine, x, factors.reshape(x.shape).astype(x.dtype))
     above = np.asarray(weigh(stretched), np.float64) > float(np.max(log_weights)) + 1e-3  # rounding apart
-    log_ratios = np.where(above, np.asarray(log_ratios, np.float64), -np.inf).reshape(len(factors), each)
+    log_ratios = np.where(above, np.asarray(log_ratios, np.float64), -np.inf).reshape(-1, each)
     ratios = np.exp(np.minimum(log_ratios, 100.0))
     lower = np.mean(ratios, axis=1) - 2 * np.std(ratios, axis=1) / np.sqrt(each)
-    best = int(np.argmax(lower))
+    best, spent = int(np.argmax(lower)), {"evaluations": 2 * len(x) * (1 + place.cost), "weighed": len(x)}
     if not lower[best] > 0:
-        return Beyond(0.0, x[:0], len(x))
+        return Beyond(0.0, x[:0], **spent)
     share = float(lower[best] / (1 + lower[best]))  # the samples are of the part that is not beyond
-    far = np.asarray(estimators.resample(far_key, jnp.asarray(log_ratios[best], x.dtype), each))
-    return Beyond(share, np.asarray(stretched).reshape(len(factors), each, dim)[best][far], len(x))
+    far = np.asarray(estimators.resample(far_key, log_ratios[best], each))
+    return Beyond(share, np.asarray(stretched).reshape(*ratios.shape, -1)[best][far], **spent)
 
 
-def _factors(dim: int, count: int) -> np.ndarray:
+def _factors(dim: int, count: int) -> Float[np.ndarray, "stretches points dim"]:
     """The factors of each stretch: of all coordinates, and of one, where there are enough points for so many."""
-    rows = [np.full(dim, factor) for factor in STRETCHES]
+    stretched = [np.full(dim, True)]
     if dim > 1 and count >= LEAST * len(STRETCHES) * (dim + 1):
-        rows += [np.where(np.arange(dim) == i, factor, 1.0) for i in range(dim) for factor in STRETCHES]
-    return np.stack(rows)
+        stretched += list(np.eye(dim, dtype=bool))
+    factors = np.stack([np.where(which, factor, 1.0) for which in stretched for factor in STRETCHES])
+    return np.repeat(factors[:, None], min(count // len(factors), MOST), axis=1)
 
 
+@partial(once, static_argnums=(0, 1))
 def _stretched(
-    log_density: LogDensity, coordinates: Normal | Bijection, x: np.ndarray, factors: np.ndarray
+    log_density: LogDensity, curved: Bijection | None, affine: Normal | None, x: Array, factors: Array
 ) -> tuple[Array, Array]:
     """Points after the stretch, and the log of the ratios of densities and volumes."""
+    coordinates = affine if curved is None else curved
+    assert coordinates is not None
     place = normal.bijection(coordinates)
-
-    @once
-    def stretched(x: Array, factors: Array):
-        y, before = jax.lax.map(place.inverse, x, batch_size=512)
-        middle = jnp.median(y, axis=0)[None]
-        y = middle + factors * (y - middle)
-        other, after = jax.lax.map(place.forward, y, batch_size=512)
-        values = jax.lax.map(log_density, jnp.concatenate([x, other]), batch_size=512)
-        log_ratios = values[len(x) :] + after - values[: len(x)] - before + jnp.sum(jnp.log(factors), axis=1)
-        return other, jnp.where(jnp.isfinite(log_ratios), log_ratios, -jnp.inf)
-
-    return stretched(x, factors)
+    y, before = jax.lax.map(place.inverse, x, batch_size=512)
+    middle = jnp.median(y, axis=0)[None]
+    other, after = jax.lax.map(place.forward, middle + factors * (y - middle), batch_size=512)
+    values = jax.lax.map(log_density, jnp.concatenate([x, other]), batch_size=512)
+    log_ratios = values[len(x) :] + after - values[: len(x)] - before + jnp.sum(jnp.log(factors), axis=1)
+    return other, jnp.where(jnp.isfinite(log_ratios), log_ratios, -jnp.inf)

@@ -98,11 +98,14 @@ class Bijection(NamedTuple):
         dim: The dimension of a point.
         forward: `y -> (x, log |det dx/dy|)`, from the coordinates to the user's.
         inverse: `x -> (y, log |det dx/dy|)`.
+        cost: The evaluations of the target's density, each with its gradient, that either takes: none, unless the map
+            is made of the density, as by `dds.conditional`.
     """
 
     dim: int
     forward: Callable[[State], tuple[State, Scalar]]
     inverse: Callable[[State], tuple[State, Scalar]]
+    cost: int = 0
 
 
 class Reference(NamedTuple):

@@ -61,6 +61,7 @@ ORDER = [
     "exploration",
     "tails",
     "search",
+    "remedies",
     "training",
     "targets",
     "storage",

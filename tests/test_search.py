@@ -7,7 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dds import conditional, exploration, families, losses, mixtures, modes, normal, paths, search, smc, targets
+from dds import (
+    conditional,
+    exploration,
+    families,
+    losses,
+    mixtures,
+    modes,
+    normal,
+    paths,
+    remedies,
+    search,
+    smc,
+    targets,
+)
 from dds.modes import Modes
 from dds.types import Normal
 
@@ -124,7 +137,7 @@ def test_a_funnel():
     for beyond in (x[:, 0] < -6, x[:, 0] > 6):
         terms = ratio * beyond
         assert abs(terms.mean() - 0.02275) < 6 * terms.std() / np.sqrt(COUNT)
-    assert search.extend(jax.random.key(1), a_funnel, found, jnp.zeros((20, 3))) is found
+    assert remedies.extend(jax.random.key(1), a_funnel, found, jnp.zeros((20, 3))) is found
 
 
 @pytest.mark.slow
@@ -150,10 +163,10 @@ def test_known_modes_are_covered_and_points_that_are_missed():
     assert (len(found.modes.points), found.several_modes) == (1, False)
     left = missed(two_modes, found, both_modes(), LOG_Z + np.log(0.75))
     np.testing.assert_allclose(left, [0, 0.25], atol=1e-3)
-    assert search.extend(jax.random.key(1), two_modes, found, jnp.zeros((9, 3))) is found
+    assert remedies.extend(jax.random.key(1), two_modes, found, jnp.zeros((9, 3))) is found
 
     points = RIGHT + 0.3 * np.random.default_rng(0).normal(size=(50, 3))
-    extended = search.extend(jax.random.key(1), two_modes, found, points)
+    extended = remedies.extend(jax.random.key(1), two_modes, found, points)
     assert extended.finding == f"{found.finding}, and a component around tempered particles"
     assert extended.evaluations > found.evaluations
     assert extended.ess > 0.5
@@ -180,12 +193,12 @@ def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
     assert found.ess > 0.999
     exact = LOG_Z + dim / 2 * np.log(np.pi / 2)
     assert float(found.modes.log_masses[0]) == pytest.approx(exact, rel=1e-5)
-    assert search.extend(jax.random.key(1), many, found, jnp.zeros((20, dim))) is found
+    assert remedies.extend(jax.random.key(1), many, found, jnp.zeros((20, dim))) is found
     explored = exploration.explore(jax.random.key(1), many, start)
     assert (explored.points.shape, explored.settled) == ((0, dim), None)
     assert explored.modes.counts.tolist() == [modes.FEWEST]
     assert explored.evaluations == explored.modes.evaluations
-    assert search.temper(jax.random.key(1), many, start, found) is found
+    assert remedies.temper(jax.random.key(1), many, start, found) is found
 
 
 def test_above_dense_dimensions_two_modes_are_found():
@@ -217,7 +230,7 @@ def test_modes_too_many_to_list_are_a_product():
     found = search.search(jax.random.key(0), target.log_density, target.start)
     assert found.finding.endswith("too many to list")
     assert found.ess == 0
-    product = search.temper(jax.random.key(1), target.log_density, target.start, found)
+    product = remedies.temper(jax.random.key(1), target.log_density, target.start, found)
     assert product.ess > 0.4
     assert product.evaluations > found.evaluations
     x, ratio = drawn(target.log_density, product)

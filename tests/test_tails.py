@@ -8,7 +8,7 @@ import scipy.stats
 from jax.scipy.stats import cauchy, norm
 
 import dds
-from dds import conditional, modes, normal, search, tails
+from dds import conditional, modes, normal, remedies, search, tails
 from dds.types import Normal
 
 COUNT = 10_000
@@ -96,7 +96,7 @@ def test_a_prior_is_widened_where_something_lies_beyond():
     narrow = found._replace(
         few=(), coordinates=normal.standard(4), prior=dds.mixtures.of_normal(normal.standard(4)), ess=0.5
     )
-    wider = search.widen(jax.random.key(1), log_density, narrow)
+    wider = remedies.widen(jax.random.key(1), log_density, narrow)
     assert wider.evaluations > narrow.evaluations
     scales = np.asarray(dds.mixtures.moments(wider.prior).scale)
     assert scales[0, 0] > 20
@@ -105,7 +105,7 @@ def test_a_prior_is_widened_where_something_lies_beyond():
 
 def test_nothing_is_widened_in_vain():
     found = search.search(jax.random.key(0), lambda x: norm.logpdf(x).sum(), normal.standard(3))
-    assert search.widen(jax.random.key(1), lambda x: norm.logpdf(x).sum(), found).prior is found.prior
+    assert remedies.widen(jax.random.key(1), lambda x: norm.logpdf(x).sum(), found).prior is found.prior
 
 
 @pytest.mark.slow
