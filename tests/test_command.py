@@ -64,6 +64,11 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
         assert words in printed
 
 
+def test_a_budget_ends_the_training(monkeypatch, tmp_path):
+    run(monkeypatch, "funnel", *SMALL, "--dim", 3, "--no-pictures", "--seconds", "1e-6", "--output", tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["updates"] == 25  # it ends with its first block
+
+
 @pytest.mark.slow
 def test_plain_dds_and_the_same_seed(monkeypatch, tmp_path):
     for folder in ("one", "other"):
@@ -117,6 +122,7 @@ def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
         (["math:sin", "--dim", "2"], "log_density cannot be evaluated at a point of shape"),
         (["funnel", "--dim", "1"], "dim must be at least 2, got 1"),
         (["funnel", "--steps", "0"], "steps must be at least 1, got 0"),
+        (["funnel", "--seconds", "0"], "seconds must be positive, got 0.0"),
         (["funnel", "--updates", "0"], "updates must be at least 1, got 0"),
         (["funnel", "--samples", "24"], "samples must be at least 25, got 24"),
         (["funnel", "--batch", "0"], "batch must be at least 1, got 0"),
