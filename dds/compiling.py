@@ -1,13 +1,29 @@
-"""How functions are compiled that run once or a few times."""
+"""How functions are compiled that run once or a few times, and by which compiler not."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
+import jaxlib
 from jaxtyping import Array
 
 from dds.types import KeyArray
+
+BROKEN = ("0.10.2",)
+"""Releases of jaxlib whose XLA is wrong on a CPU, and says nothing.
+
+Sums over products of a matrix with each vector of a batch come from the wrong vectors once there are more than 32,768
+terms, as in the likelihood of 40 observations at 1,000 points (https://github.com/jax-ml/jax/issues/39103).
+"""
+
+if jaxlib.__version__ in BROKEN:
+    warnings.warn(
+        f"jaxlib {jaxlib.__version__} computes some sums wrongly on a CPU, so results can be wrong, and look right: "
+        "install another release",
+        stacklevel=2,
+    )
 
 QUICK: dict[str, Any] = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 """Compiler options with which XLA compiles twice as fast for a CPU, and the program is a little slower."""

@@ -1,17 +1,20 @@
 """jit, vmap and grad of every public function that works on arrays, in both precisions."""
 
+import importlib
 import inspect
 from functools import partial
 
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 from problems import SAMPLERS, normal_target, perturbed
 
 from dds import (
+    compiling,
     coordinates,
     estimators,
     families,
@@ -214,3 +217,18 @@ def test_jit_vmap_and_grad(precision, name):
 
     if precision == "float64" and name != "estimators.resample":  # indices have no gradient
         check_grads(jax.jit(function), arguments, order=1, modes=["rev"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_compiler_sums_products_with_many_vectors_right():
+    # 41,000 terms: what jaxlib 0.10.2 does wrongly (`dds.compiling.BROKEN`).
+    matrix = np.random.default_rng(0).normal(size=(41, 3)).astype(np.float32)
+    points = np.sin(np.arange(3000.0)).reshape(1000, 3)
+    each = jax.vmap(lambda row: jnp.sum(jnp.exp(jnp.sum(matrix * row[None], axis=-1))))
+    sums = jax.jit(lambda: each(jnp.sin(jnp.arange(3000.0)).reshape(1000, 3)))()
+    np.testing.assert_allclose(sums, np.exp(points @ matrix.T).sum(axis=1), rtol=1e-4)
+
+
+def test_a_broken_compiler_is_warned_of(monkeypatch):
+    monkeypatch.setattr(jaxlib, "__version__", compiling.BROKEN[0])
+    with pytest.warns(UserWarning, match=r"jaxlib 0\.10\.2 computes some sums wrongly on a CPU"):
+        importlib.reload(compiling)
