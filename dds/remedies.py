@@ -1,7 +1,8 @@
 """What is done where draws from what `dds.search.search` found are not enough.
 
-`extend` adds a component for points that are missed, `widen` for mass farther out than any draw, and `temper` fits a
-product or a mixture to tempered particles. Each adapts the prior again, and keeps the new one only if it is good.
+`extend` adds a component for points that are missed, `widen` for mass farther out than any draw; `straighten` adapts
+all the coordinates of a neck, and `temper` fits a product or a mixture to tempered particles. Each keeps what comes of
+it only if it is good.
 """
 
 from functools import partial
@@ -58,6 +59,38 @@ def extend(
     finding = f"{found.finding}, and a component around tempered particles"
     # The effective sample size of before is that of a part of the target: it is not to be compared with.
     return with_prior(found, adapted, POOR, finding=finding)
+
+
+@typed
+def straighten(key: KeyArray, log_density: LogDensity, found: Found) -> Found:
+    """What was found, with a prior adapted in all the coordinates of a neck: in the search only few of them are.
+
+    It is for where the others are not nearly normal given these, as with a second, weaker neck among them.
+
+    Args:
+        key: The random key.
+        log_density: The log density, unnormalised.
+        found: What was found.
+
+    Returns:
+        What was found; the same without a neck.
+
+    Example:
+        >>> from dds import search, targets
+        >>> target = targets.funnel(4)
+        >>> found = search.search(jax.random.key(0), target.log_density, target.start)
+        >>> straighten(jax.random.key(1), target.log_density, found).prior.means.shape[1]
+        4
+    """
+    if not found.few:
+        return found
+    place = conditional.bijection(log_density, found.coordinates, found.few)
+    assert isinstance(found.prior, Mixture)
+    prior = mixtures.extend(found.prior, place.dim)
+    adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), prior)
+    finding = f"{found.finding}, and a mixture in all coordinates"
+    # Few draws make it seem better than it is: it is not compared with what there was.
+    return with_prior(found, adapted, POOR, each=1 + place.cost, finding=finding)
 
 
 @typed

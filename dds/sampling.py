@@ -119,7 +119,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     The two looks are independent. If the second finds modes that the first does not cover, both are made again, the
     first with these modes. If it finds particles where the first would not draw, a component is added for them, where
     that helps, and more particles are asked. If something lies farther out than any draw, the prior is widened. If what
-    was found is not enough, it is adapted to particles (`dds.remedies`).
+    was found is not enough, it is adapted in all coordinates of a neck, and then to particles (`dds.remedies`).
 
     Args:
         key: The random key.
@@ -140,7 +140,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
     cost = explored.evaluations + found.evaluations
-    looked, tempered, widened = Looked(found, explored, None, cost), False, False
+    looked, tempered, widened, straightened = Looked(found, explored, None, cost), False, False, False
     for i in range(LOOKS):
         evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
         if found.ess < search.POOR and not tempered:
@@ -170,6 +170,10 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             found, before = remedies.extend(search_key, log_density, found, explored.points), found
             explored = exploration.explore(explore_key, log_density, start, count=4 * exploration.EXPLORERS)
             cost += found.evaluations - before.evaluations + explored.evaluations
+        elif found.few and not (heavy or straightened):
+            before, straightened = found, True
+            found = remedies.straighten(search_key, log_density, before)
+            cost += found.evaluations - before.evaluations
         elif not (heavy or tempered):
             # The effective sample size of a part of the target is not to be compared with.
             ess = search.POOR if "missed_tails" in doubts else result.report.ess

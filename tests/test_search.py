@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy.stats import norm
 
 from dds import (
+    adaptation,
     conditional,
+    estimators,
     exploration,
     families,
     losses,
@@ -177,6 +180,24 @@ def test_known_modes_are_covered_and_points_that_are_missed():
     for better in (extended, told):
         assert missed(two_modes, better, known).tolist() == [0, 0]
         requires_z(drawn(two_modes, better)[1])
+
+
+def test_a_weaker_neck_among_the_other_coordinates_is_straightened():
+    # One neck is known, and the other coordinates hold another: given the first they are not normal.
+    def log_density(x):
+        necks = norm.logpdf(x[0], 0, 3) + norm.logpdf(x[1], 0, 0.7)
+        return necks + norm.logpdf(x[2], 0, jnp.exp(x[0] / 2)) + norm.logpdf(x[3:], 0, jnp.exp(x[1] / 2)).sum() + LOG_Z
+
+    place = normal.standard(6)
+    prior = mixtures.of_normal(Normal(jnp.zeros(6), jnp.array([3.0, 1, 1, 1, 1, 1])), mixtures.FREEDOM)
+    found = search.search(jax.random.key(0), one_mode, WIDE)._replace(coordinates=place, few=(0,), prior=prior)
+    straight = remedies.straighten(jax.random.key(1), log_density, found)
+    draw = adaptation.rounds(log_density, conditional.bijection(log_density, place, (0,)), COUNT)
+    before, after = (draw(jax.random.key(2), one.prior) for one in (found, straight))
+    assert after.ess > 0.6 > 6 * before.ess
+    log_z = estimators.log_z(after.log_weights)
+    assert abs(float(log_z.value) - LOG_Z) < 4 * float(log_z.standard_error)
+    assert remedies.straighten(jax.random.key(1), log_density, found._replace(few=())).prior is prior
 
 
 def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
