@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 from jaxtyping import Array
 
 from dds.types import KeyArray
@@ -18,9 +18,9 @@ Sums over products of a matrix with each vector of a batch come from the wrong v
 terms, as in the likelihood of 40 observations at 1,000 points (https://github.com/jax-ml/jax/issues/39103).
 """
 
-if jaxlib.__version__ in BROKEN:
+if jaxlib.version.__version__ in BROKEN:
     warnings.warn(
-        f"jaxlib {jaxlib.__version__} computes some sums wrongly on a CPU, so results can be wrong, and look right: "
+        f"jaxlib {jaxlib.version.__version__} computes some sums wrongly on a CPU, so results can be wrong, and look right: "
         "install another release",
         stacklevel=2,
     )

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-import jaxlib
+import jaxlib.version
 import numpy as np
 import pytest
 from jax.test_util import check_grads
@@ -229,6 +229,6 @@ def test_the_compiler_sums_products_with_many_vectors_right():
 
 
 def test_a_broken_compiler_is_warned_of(monkeypatch):
-    monkeypatch.setattr(jaxlib, "__version__", compiling.BROKEN[0])
+    monkeypatch.setattr(jaxlib.version, "__version__", compiling.BROKEN[0])
     with pytest.warns(UserWarning, match=r"jaxlib 0\.10\.2 computes some sums wrongly on a CPU"):
         importlib.reload(compiling)
