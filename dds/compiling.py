@@ -20,8 +20,8 @@ terms, as in the likelihood of 40 observations at 1,000 points (https://github.c
 
 if jaxlib.version.__version__ in BROKEN:
     warnings.warn(
-        f"jaxlib {jaxlib.version.__version__} computes some sums wrongly on a CPU, so results can be wrong, and look right: "
-        "install another release",
+        f"jaxlib {jaxlib.version.__version__} computes some sums wrongly on a CPU, so results can look right and be "
+        "wrong: install another release",
         stacklevel=2,
     )
 

@@ -23,6 +23,9 @@ MISSED = 0.03
 It should be `RARE`; the rest allows for tempered particles that are not quite independent.
 """
 
+MISSED_EXACT = 0.02
+"""The same for exact samples, which are independent."""
+
 MISSED_MODES = 0.005
 """The share of the target in modes that the sampler does not cover, above which nothing is to be trusted."""
 
@@ -55,10 +58,12 @@ class Report(NamedTuple):
         elbo: The evidence lower bound.
         eubo: The evidence upper bound, or `None` without exact samples.
         ess: The effective sample size of the sampler's own paths, as a fraction.
-        forward_ess: The same seen from exact samples, or `None` without them.
+        forward_ess: The same seen from exact samples, or `None` without them. One of them at which the sampler's
+            density is far too small makes it nearly zero, however little mass that is.
         pareto_k: The shape of the tail of the weights.
         missed_mass: The share of points found otherwise whose weights are as large as those that `RARE` of the target
             has by the sampler's own weights, or `None` without such points.
+        missed_exact: The same of exact samples, or `None` without them.
         log_z_true_error: The standard error of the truth, 0 where it is exact.
         heavy_share: The share of the sum of weights in the largest hundredth of them.
         zero_share: The share of paths whose weight is zero, as outside of a hard support.
@@ -88,6 +93,7 @@ class Report(NamedTuple):
     forward_ess: float | None
     pareto_k: float
     missed_mass: float | None = None
+    missed_exact: float | None = None
     log_z_true_error: float = 0.0
     heavy_share: float = 0.0
     zero_share: float = 0.0
@@ -192,6 +198,7 @@ def summarise(
         forward_ess=None if forward is None else round(_or_nan(estimators.forward_effective_sample_size, forward), 6),
         pareto_k=pareto_k,
         missed_mass=None if explored is None else _missed_mass(log_weights, explored),
+        missed_exact=None if forward is None else _missed_mass(log_weights, forward),
         log_z_true_error=log_z_true_error,
         heavy_share=heavy_share,
         zero_share=float(np.mean(np.isneginf(log_weights))),
@@ -373,13 +380,9 @@ def _by_weights(report: Report) -> list[Finding]:
 def _by_other_means(report: Report) -> list[Finding]:
     """What is said by exact samples, by modes and particles found otherwise, and by the density farther out."""
     found, where = [], f", {report.where}" if report.where else ""
-    if report.forward_ess is not None:
-        unseen = (
-            f"seen from exact samples the ESS is {report.forward_ess:.2g}, not {report.ess:.2g}: "
-            "the sampler hardly visits a part of the target"
-        )
-        holds = bool(report.forward_ess >= report.ess / 2)
-        found.append(Finding("forward_ess", report.forward_ess, report.ess / 2, holds, unseen))
+    if report.missed_exact is not None:
+        share, whose = report.missed_exact, "exact samples"
+        found.append(Finding("missed_exact", share, MISSED_EXACT, bool(share <= MISSED_EXACT), _seldom(share, whose)))
     if report.missed_modes is not None:
         share = report.missed_modes
         missed = f"about {share:.1%} of the mass, and so of Z, lies in modes that the paths hardly visit{where}"
@@ -389,15 +392,16 @@ def _by_other_means(report: Report) -> list[Finding]:
         missed = f"at least {share:.1%} of the mass, and so of Z, lies farther out than any path ends{where}"
         found.append(Finding("missed_tails", share, MISSED_TAILS, bool(share <= MISSED_TAILS), missed))
     if report.missed_mass is not None and report.settled is not False:
-        share = report.missed_mass
-        missed = (
-            f"of points found by other means {share:.0%} have weights that {RARE:.0%} should have: "
-            f"the sampler hardly visits where they are{where}"
-            if np.isfinite(share)
-            else "the check by points found by other means failed"
-        )
+        share, missed = report.missed_mass, _seldom(report.missed_mass, "points found by other means") + where
         found.append(Finding("missed_mass", share, MISSED, bool(share <= MISSED), missed))
     return found
+
+
+def _seldom(share: float, points: str) -> str:
+    if not np.isfinite(share):
+        return f"the check by {points} failed"
+    seldom = "the sampler hardly visits where they are"
+    return f"of {points} {share:.2g} have weights that {RARE:.2g} of them should have: {seldom}"
 
 
 def _by_other_estimates(report: Report) -> list[Finding]:
@@ -444,7 +448,7 @@ def verdict(report: Report) -> str:
         return f"Do not trust log Z and the weighted samples: {'; '.join(reasons)}."
     within = f"Trust log Z to within {max(2 * report.log_z_standard_error, 1e-4):.2g} (two standard errors)"
     worth = f"the weighted samples, worth {report.samples:.0f} independent ones"
-    if report.forward_ess is not None:
+    if report.missed_exact is not None:
         return f"{within} and {worth}, also as seen from exact samples."
     caveat = "without exact samples nothing here can show a mode that every path missed"
     if report.missed_mass is not None or report.missed_modes is not None:

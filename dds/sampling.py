@@ -350,7 +350,7 @@ def better(one: Result, other: Result) -> Result:
 
 
 def _doubts(report: evaluation.Report) -> set[str]:
-    blind = report._replace(log_z_true=None, forward_ess=None)
+    blind = report._replace(log_z_true=None, missed_exact=None)
     return {finding.name for finding in evaluation.findings(blind) if not finding.holds}
 
 

@@ -27,6 +27,7 @@ GOOD = Report(
     forward_ess=0.8,
     pareto_k=0.2,
     missed_mass=0.01,
+    missed_exact=0.01,
     heavy_share=0.2,
     missed_modes=0.0,
     missed_tails=0.0,
@@ -62,9 +63,13 @@ def with_some(count, value, total=1000, rest=0.0):
         ({"pareto_k": -np.inf}, {"pareto_k": np.nan}, "Pareto k is nan"),
         ({"samples": 100.0}, {"samples": 99.0}, "10000 paths are worth only 99 samples"),
         ({"samples": 100.0}, {"samples": np.nan}, "worth only no samples"),
-        ({"forward_ess": 0.4}, {"forward_ess": 0.399}, "seen from exact samples the ESS is 0.4, not 0.8"),
-        ({"forward_ess": None}, {"forward_ess": np.nan}, "seen from exact samples the ESS is nan"),
-        ({"missed_mass": 0.03}, {"missed_mass": 0.031}, "of points found by other means 3% have weights that 1%"),
+        (
+            {"missed_exact": 0.02},
+            {"missed_exact": 0.021},
+            "of exact samples 0.021 have weights that 0.01 of them should",
+        ),
+        ({"missed_exact": None}, {"missed_exact": np.nan}, "the check by exact samples failed"),
+        ({"missed_mass": 0.03}, {"missed_mass": 0.031}, "of points found by other means 0.031 have weights that 0.01"),
         ({"missed_mass": None}, {"missed_mass": np.nan}, "the check by points found by other means failed"),
         # Another sampler's larger log Z counts beyond four standard errors of the difference; a smaller one does not.
         (
@@ -98,9 +103,12 @@ def test_limits(good, bad, message):
 
 
 def test_exact_samples_show_what_is_missed():
-    assert doubts(summarise(EVEN, forward_log_weights=with_some(500, 0.9))) == []
+    assert doubts(summarise(EVEN, forward_log_weights=with_some(20, 0.9))) == []
     (doubt,) = doubts(summarise(EVEN, forward_log_weights=with_some(500, 12.0)))  # half is hardly visited
-    assert "the sampler hardly visits a part of the target" in doubt
+    assert "the sampler hardly visits where they are" in doubt
+    # One of a thousand makes their ESS zero, and is one of a thousand.
+    one = summarise(EVEN, forward_log_weights=with_some(1, 20.0))
+    assert (one.forward_ess, one.missed_exact, doubts(one)) == (pytest.approx(0, abs=1e-5), 0.001, [])
 
 
 def test_points_found_by_other_means_show_what_is_missed():
@@ -238,13 +246,13 @@ def test_differences_name_the_coordinate_and_the_place():
     assert evaluation.differences(points[:0], samples, EVEN) == ""
 
 
-@pytest.mark.parametrize("report", [GOOD, GOOD._replace(forward_ess=None, eubo=None)])
+@pytest.mark.parametrize("report", [GOOD, GOOD._replace(forward_ess=None, missed_exact=None, eubo=None)])
 def test_a_verdict_names_the_precision(report):
     assert verdict(report).startswith("Trust log Z to within 0.02 (two standard errors) and the weighted samples, wort")
 
 
 def test_a_check_that_did_not_arrive_is_said_and_does_not_accuse():
-    report = GOOD._replace(settled=False, missed_mass=0.9, forward_ess=None)
+    report = GOOD._replace(settled=False, missed_mass=0.9, missed_exact=None)
     assert "did not arrive at the target, and say nothing" in verdict(report)
     assert verdict(report).startswith("Trust")
 

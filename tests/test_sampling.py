@@ -43,7 +43,7 @@ def test_the_cheapest_sampler_is_enough_where_it_is(result):
         ({"ess": search.POOR}, {"ess": search.POOR - 1e-3}),
         ({"missed_mass": evaluation.MISSED}, {"missed_mass": evaluation.MISSED + 1e-3}),
         ({"log_z_true": 100.0}, {"missed_modes": 1.0}),  # the truth is not asked
-        ({"forward_ess": 0.0}, {"nan_share": 0.5}),  # nor are exact samples
+        ({"missed_exact": 1.0}, {"nan_share": 0.5}),  # nor are exact samples
     ],
 )
 def test_a_goal_is_met_on_one_side_of_each_limit(result, good, bad):
@@ -175,7 +175,7 @@ def test_in_many_dimensions_modes_are_the_only_check():
     looked = sampling.look(KEY, target)
     report = looked.result.report
     assert (report.settled, report.missed_mass, report.missed_modes) == (None, None, 0.0)
-    assert abs(report.log_z) < 6 * report.log_z_standard_error
+    assert abs(report.log_z) < 6 * report.log_z_standard_error + 1e-5  # rounding, of log densities of a hundred
     assert sampling.met(looked.result, results.GOAL)
     left = Normal(means[0], jnp.ones(()))
     recipe = recipes.build(recipes.Plan("importance", "an example", recipes.NO_STEPS, left), target)

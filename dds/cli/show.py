@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dds import paths, plots, progress, training
+from dds import evaluation, paths, plots, progress, training
 from dds.compiling import split
 from dds.evaluation import Report
 from dds.recipes import Recipe
@@ -114,8 +114,9 @@ def table(console: Console, summary: dict[str, Any], figures: Report, output: Pa
     shown.add_row(
         "samples", f"worth {figures.samples:,.0f} independent ones" if np.isfinite(figures.samples) else "none"
     )
-    if figures.forward_ess is not None:
-        shown.add_row("ESS from exact samples", f"{figures.forward_ess:.1%}")
+    if figures.missed_exact is not None:
+        missed = max(figures.missed_exact - evaluation.RARE, 0.0)
+        shown.add_row("missed, of exact samples", f"{missed:.1%}")
     shown.add_row("Pareto k", f"{figures.pareto_k:.2f}")
     shown.add_row("seconds, of training", f"{summary['seconds']:.1f}, {summary['seconds_of_training']:.1f}")
     shown.add_row("updates", f"{summary['updates']} ({summary['skipped_updates']} skipped)")
