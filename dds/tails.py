@@ -9,6 +9,7 @@ with equality where $T^{-1}$ takes all of $A$ out of it. Here $T$ stretches the 
 middle, all or one of them, and $A$ is where the weights are above the largest that the sampler has drawn. So the
 sampler's own samples say how much lies where it never was, as far as a stretch takes them there: heavy tails, in all
 directions or in one, and the far end of a neck in coordinates that know of it. Another mode is not found in this way.
+Where the density changes as its argument changes in the last digits, it is rounding, and such points are left out.
 """
 
 from collections.abc import Callable
@@ -30,6 +31,9 @@ STRETCHES = (1.25, 1.5, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 
 COUNT = 2**14
 """The number of points that are looked at, for all stretches together; a quarter where the coordinates are dear."""
+
+RESOLVED = 0.1
+"""The change of the log density, in nats, with the last three bits of a point, up to which it is not mere rounding."""
 
 LEAST, MOST = 32, 1000
 """The fewest points for a stretch, and the most; coordinates are stretched one by one if all can have the fewest."""
@@ -97,7 +101,7 @@ def beyond(
     log_ratios = np.where(above, np.asarray(log_ratios, np.float64), -np.inf).reshape(-1, each)
     ratios = np.exp(np.minimum(log_ratios, 100.0))
     lower = np.mean(ratios, axis=1) - 2 * np.std(ratios, axis=1) / np.sqrt(each)
-    best, spent = int(np.argmax(lower)), {"evaluations": 2 * len(x) * (1 + place.cost), "weighed": len(x)}
+    best, spent = int(np.argmax(lower)), {"evaluations": len(x) * (3 + 2 * place.cost), "weighed": len(x)}
     if not lower[best] > 0:
         return Beyond(0.0, x[:0], **spent)
     share = float(lower[best] / (1 + lower[best]))  # the samples are of the part that is not beyond
@@ -125,6 +129,9 @@ def _stretched(
     y, before = jax.lax.map(place.inverse, x, batch_size=512)
     middle = jnp.median(y, axis=0)[None]
     other, after = jax.lax.map(place.forward, middle + factors * (y - middle), batch_size=512)
-    values = jax.lax.map(log_density, jnp.concatenate([x, other]), batch_size=512)
-    log_ratios = values[len(x) :] + after - values[: len(x)] - before + jnp.sum(jnp.log(factors), axis=1)
-    return other, jnp.where(jnp.isfinite(log_ratios), log_ratios, -jnp.inf)
+    beside = other * (1 + 8 * jnp.finfo(other.dtype).eps)
+    values = jax.lax.map(log_density, jnp.concatenate([x, other, beside]), batch_size=512)
+    here, there, close = values.reshape(3, -1)
+    log_ratios = there + after - here - before + jnp.sum(jnp.log(factors), axis=1)
+    resolved = jnp.isfinite(log_ratios) & (jnp.abs(there - close) <= RESOLVED)
+    return other, jnp.where(resolved, log_ratios, -jnp.inf)

@@ -63,6 +63,24 @@ def test_nothing_beyond_where_tails_are_light(dim):
     assert len(found.points) == 0
 
 
+def test_rounding_far_out_is_no_mass():
+    # log Gamma(k + 1) - log Gamma(k) = log k: of two numbers of 1e8 for a k of e^16.
+    def log_density(x):
+        k = jnp.exp(x[0])
+        rounding = jax.scipy.special.gammaln(k + 1) - jax.scipy.special.gammaln(k) - x[0]
+        return norm.logpdf(x).sum() + 20 * rounding
+
+    far = jnp.stack([jnp.linspace(12.0, 18.0, 100), jnp.zeros(100)], axis=1)
+    assert jnp.max(jax.vmap(log_density)(far)) > 0  # as a density it is garbage there
+    here = normal.standard(2)
+    x = jax.random.normal(jax.random.key(0), (10_000, 2))
+
+    def weigh(points):
+        return jax.vmap(lambda x: log_density(x) - normal.log_density(here, x))(points)
+
+    assert tails.beyond(jax.random.key(1), log_density, here, weigh, x, weigh(x)).share == 0
+
+
 def test_the_far_end_of_a_neck_in_coordinates_that_know_of_it():
     funnel = dds.targets.funnel(4)
     place = conditional.bijection(funnel.log_density, Normal(jnp.zeros(4), jnp.ones(())), (0,))
