@@ -5,6 +5,7 @@ from typing import Any
 
 from dds import (
     adaptation,
+    comparison,
     conditional,
     coordinates,
     estimators,
@@ -34,6 +35,7 @@ from dds import (
     training,
     types,
 )
+from dds.comparison import compare
 from dds.results import Result, draw, resample
 from dds.sampling import sample
 from dds.saving import load, save
@@ -42,6 +44,8 @@ from dds.targets import from_numpyro
 __all__ = [
     "Result",
     "adaptation",
+    "compare",
+    "comparison",
     "conditional",
     "coordinates",
     "draw",

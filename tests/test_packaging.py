@@ -69,6 +69,7 @@ ORDER = [
     "recipes",
     "results",
     "sampling",
+    "comparison",
     "saving",
     "progress",
     "plots",

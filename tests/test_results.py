@@ -196,3 +196,21 @@ def test_a_sampler_of_one_of_two_modes_is_found_out_both_ways():
         assert words in result.verdict
     # What is known to be missing is a part of the standard error.
     assert result.log_z.standard_error > 0.1
+
+
+def test_models_are_compared_by_their_evidence():
+    def result_of(log_z, error, verdict="Trust"):
+        estimate = dds.estimators.Estimate(jnp.asarray(log_z), jnp.asarray(error))
+        return dds.Result(*[None] * len(dds.Result._fields))._replace(log_z=estimate, verdict=verdict)
+
+    models = {"a": result_of(-2.0, 0.03), "b": result_of(1.0, 0.04), "c": result_of(0.0, 0.0, "Do not trust")}
+    best, second, last = dds.compare(models)
+    assert [model.name for model in (best, second, last)] == ["b", "c", "a"]
+    assert [model.trusted for model in (best, second, last)] == [True, False, True]
+    assert (best.log_bayes_factor, best.log_bayes_factor_standard_error) == (0, 0)
+    assert last.log_bayes_factor == pytest.approx(-3)
+    assert last.log_bayes_factor_standard_error == pytest.approx(0.05)
+    weights = np.exp([1.0, 0.0, -2.0])
+    np.testing.assert_allclose([m.probability for m in (best, second, last)], weights / weights.sum(), rtol=1e-5)
+    with pytest.raises(ValueError, match="results must be one or more, got none"):
+        dds.compare({})
