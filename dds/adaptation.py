@@ -97,7 +97,9 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
 
     Example:
         >>> draw = rounds(lambda x: -x @ x / 2, normal.standard(2), 100)
-        >>> round(draw(jax.random.key(0), mixtures.of_normal(normal.standard(2))).ess, 4)
+        >>> round(
+        ...     draw(jax.random.key(0), mixtures.of_normal(normal.standard(2))).ess, 4
+        ... )
         1.0
     """
     require(draws >= 2, "draws", draws, "at least 2")
@@ -142,7 +144,9 @@ def adapt(
 
     Example:
         >>> draw = rounds(lambda x: -jnp.sum((x - 2) ** 2), normal.standard(2), 1000)
-        >>> adapt(jax.random.key(0), draw, mixtures.of_normal(normal.standard(2))).ess > 0.8
+        >>> adapt(
+        ...     jax.random.key(0), draw, mixtures.of_normal(normal.standard(2))
+        ... ).ess > 0.8
         True
     """
     require(most >= 1, "most", most, "at least 1")

@@ -55,8 +55,12 @@ def log_bayes_factor(one: Result, other: Result) -> Estimate:
 
     Example:
         >>> import dds
-        >>> one = dds.sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
-        >>> other = dds.sample(jax.random.key(1), lambda x: -jnp.sum(x**2) / 2 - 3, 2, paths=100)
+        >>> one = dds.sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
+        ... )
+        >>> other = dds.sample(
+        ...     jax.random.key(1), lambda x: -jnp.sum(x**2) / 2 - 3, 2, paths=100
+        ... )
         >>> round(float(log_bayes_factor(one, other).value), 2)
         3.0
     """
@@ -80,9 +84,16 @@ def compare(results: Mapping[str, Result]) -> list[Model]:
 
     Example:
         >>> import dds
-        >>> one = dds.sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
-        >>> other = dds.sample(jax.random.key(1), lambda x: -jnp.sum(x**2) / 2 - 3, 2, paths=100)
-        >>> [(model.name, round(model.probability, 2)) for model in compare({"a": other, "b": one})]
+        >>> one = dds.sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
+        ... )
+        >>> other = dds.sample(
+        ...     jax.random.key(1), lambda x: -jnp.sum(x**2) / 2 - 3, 2, paths=100
+        ... )
+        >>> [
+        ...     (model.name, round(model.probability, 2))
+        ...     for model in compare({"a": other, "b": one})
+        ... ]
         [('b', 0.95), ('a', 0.05)]
     """
     require(len(results) > 0, "results", "none", "one or more")

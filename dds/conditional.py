@@ -108,7 +108,15 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
         >>> target = targets.funnel(3)
         >>> place = bijection(target.log_density, normal.standard(3), (0,))
         >>> flat = normal.pull_back(place, target.log_density)
-        >>> [round(float(flat(jnp.array([v, 1.0, 1.0])) - flat(jnp.array([v, 0.0, 0.0]))), 4) for v in (-5.0, 5.0)]
+        >>> [
+        ...     round(
+        ...         float(
+        ...             flat(jnp.array([v, 1.0, 1.0])) - flat(jnp.array([v, 0.0, 0.0]))
+        ...         ),
+        ...         4,
+        ...     )
+        ...     for v in (-5.0, 5.0)
+        ... ]
         [-1.0, -1.0]
     """
     dim = fit.mean.size

@@ -50,8 +50,13 @@ def laplace(log_density: LogDensity, start: State, *, iterations: int = 500) -> 
 
     Example:
         >>> from dds import targets
-        >>> fit = laplace(targets.gaussian(jnp.ones(2), 4 * jnp.eye(2)).log_density, jnp.zeros(2))
-        >>> bool(jnp.allclose(fit.mean, 1.0, atol=1e-4)), bool(jnp.allclose(fit.scale, 2 * jnp.eye(2), atol=1e-4))
+        >>> fit = laplace(
+        ...     targets.gaussian(jnp.ones(2), 4 * jnp.eye(2)).log_density, jnp.zeros(2)
+        ... )
+        >>> (
+        ...     bool(jnp.allclose(fit.mean, 1.0, atol=1e-4)),
+        ...     bool(jnp.allclose(fit.scale, 2 * jnp.eye(2), atol=1e-4)),
+        ... )
         (True, True)
     """
     require(iterations >= 1, "iterations", iterations, "at least 1")
@@ -92,8 +97,15 @@ def variational(
     Example:
         >>> from dds import targets
         >>> target = targets.gaussian(jnp.ones(2), 4 * jnp.eye(2))
-        >>> fit = variational(jax.random.key(0), target.log_density, Normal(jnp.zeros(2), jnp.ones(())))
-        >>> bool(jnp.allclose(fit.mean, 1.0, atol=1e-3)), bool(jnp.allclose(fit.scale, 2 * jnp.eye(2), atol=1e-3))
+        >>> fit = variational(
+        ...     jax.random.key(0),
+        ...     target.log_density,
+        ...     Normal(jnp.zeros(2), jnp.ones(())),
+        ... )
+        >>> (
+        ...     bool(jnp.allclose(fit.mean, 1.0, atol=1e-3)),
+        ...     bool(jnp.allclose(fit.scale, 2 * jnp.eye(2), atol=1e-3)),
+        ... )
         (True, True)
     """
     require(iterations >= 1, "iterations", iterations, "at least 1")
@@ -218,7 +230,10 @@ def bound(log_density: LogDensity, noise: Float[Array, "draws dim"], fit: Normal
     Example:
         >>> plain = normal.standard(2)
         >>> noise = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-        >>> round(float(bound(lambda x: normal.log_density(plain, x) + 3, noise, plain)), 4)
+        >>> round(
+        ...     float(bound(lambda x: normal.log_density(plain, x) + 3, noise, plain)),
+        ...     4,
+        ... )
         3.0
     """
     return _bound(log_density, noise, fit)

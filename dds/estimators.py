@@ -44,7 +44,10 @@ def log_z(log_weights: LogWeights) -> Estimate:
 
     Example:
         >>> estimate = log_z(jnp.array([0.0, jnp.log(3.0)]))
-        >>> round(float(jnp.exp(estimate.value)), 4), round(float(estimate.standard_error), 4)
+        >>> (
+        ...     round(float(jnp.exp(estimate.value)), 4),
+        ...     round(float(estimate.standard_error), 4),
+        ... )
         (2.0, 0.5)
     """
     return _log_z(log_weights)

@@ -276,7 +276,11 @@ def differences(
 
     Example:
         >>> rng = np.random.default_rng(0)
-        >>> differences(rng.normal(size=(50, 2)) + np.array([4.0, 0]), rng.normal(size=(500, 2)), np.zeros(500))
+        >>> differences(
+        ...     rng.normal(size=(50, 2)) + np.array([4.0, 0]),
+        ...     rng.normal(size=(500, 2)),
+        ...     np.zeros(500),
+        ... )
         'at coordinate 0 about 4.0 (else -0.1 +- 1.0)'
     """
     if not len(points):
@@ -326,7 +330,11 @@ def findings(report: Report) -> list[Finding]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> [finding.name for finding in findings(summarise(jnp.zeros(1000), log_z_true=1.0)) if not finding.holds]
+        >>> [
+        ...     finding.name
+        ...     for finding in findings(summarise(jnp.zeros(1000), log_z_true=1.0))
+        ...     if not finding.holds
+        ... ]
         ['error of log Z']
     """
     return _by_weights(report) + _by_other_means(report) + _by_other_estimates(report)

@@ -66,7 +66,11 @@ def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int
     Example:
         >>> from dds import targets
         >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
-        >>> explore(jax.random.key(0), target.log_density, Normal(jnp.zeros(2), jnp.array(3.0))).settled
+        >>> explore(
+        ...     jax.random.key(0),
+        ...     target.log_density,
+        ...     Normal(jnp.zeros(2), jnp.array(3.0)),
+        ... ).settled
         True
     """
     modes_key, particles_key = split(key)
@@ -102,11 +106,19 @@ def uncovered(
 
     Example:
         >>> from dds import targets
-        >>> mixture = targets.gaussian_mixture(jnp.array([[-4.0, 0.0], [4.0, 0.0]]), jnp.ones(2), jnp.array([3.0, 1.0]))
-        >>> found = modes.search(jax.random.key(0), mixture.log_density, Normal(jnp.zeros(2), jnp.array(3.0)))
+        >>> mixture = targets.gaussian_mixture(
+        ...     jnp.array([[-4.0, 0.0], [4.0, 0.0]]), jnp.ones(2), jnp.array([3.0, 1.0])
+        ... )
+        >>> found = modes.search(
+        ...     jax.random.key(0),
+        ...     mixture.log_density,
+        ...     Normal(jnp.zeros(2), jnp.array(3.0)),
+        ... )
         >>> left = Normal(jnp.array([-4.0, 0.0]), jnp.ones(()))
         >>> def weigh(points):
-        ...     return jax.vmap(lambda x: mixture.log_density(x) - normal.log_density(left, x))(points)
+        ...     return jax.vmap(
+        ...         lambda x: mixture.log_density(x) - normal.log_density(left, x)
+        ...     )(points)
         >>> uncovered(mixture.log_density, weigh, -0.29, found).round(2).tolist()
         [0.0, 0.25]
     """

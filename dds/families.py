@@ -43,7 +43,11 @@ def dds(network: Network, fractions: Float[Array, " steps"], coordinates: Normal
     Example:
         >>> from dds import schedules
         >>> from dds import networks
-        >>> family = dds(networks.mlp(2, lambda y: -y), schedules.cosine(8, total=2.0), normal.standard(2))
+        >>> family = dds(
+        ...     networks.mlp(2, lambda y: -y),
+        ...     schedules.cosine(8, total=2.0),
+        ...     normal.standard(2),
+        ... )
         >>> family.sampler(family.init(jax.random.key(0))).prior.mean.shape
         (2,)
     """
@@ -107,7 +111,9 @@ def underdamped(
     Example:
         >>> from dds import networks
         >>> network = networks.mlp(2, lambda y: -y[:2], inputs=4)
-        >>> family = underdamped(network, jnp.full(8, 0.3), jnp.full(8, 0.4), normal.standard(2))
+        >>> family = underdamped(
+        ...     network, jnp.full(8, 0.3), jnp.full(8, 0.4), normal.standard(2)
+        ... )
         >>> family.sampler(family.init(jax.random.key(0))).prior.mean.shape
         (4,)
     """
@@ -132,7 +138,12 @@ def cmcd(network: Network, fractions: Float[Array, " steps"], log_density: LogDe
 
     Example:
         >>> from dds import networks
-        >>> family = cmcd(networks.mlp(2, jnp.zeros_like), jnp.full(4, 0.2), lambda x: -x @ x, normal.standard(2))
+        >>> family = cmcd(
+        ...     networks.mlp(2, jnp.zeros_like),
+        ...     jnp.full(4, 0.2),
+        ...     lambda x: -x @ x,
+        ...     normal.standard(2),
+        ... )
         >>> temperatures = family.sampler(family.init(jax.random.key(0))).kernel.rows[1]
         >>> [round(float(beta), 4) for beta in temperatures]
         [0.0, 0.25, 0.5, 0.75, 1.0]
@@ -188,7 +199,9 @@ def learned(
         >>> def log_density(x):
         ...     return normal.log_density(normal.standard(2), x)
         >>> family = learned(log_density, schedules.constant(8, total=3.0), 2)
-        >>> path = paths.sample_path(jax.random.key(1), family.sampler(family.init(jax.random.key(0))))
+        >>> path = paths.sample_path(
+        ...     jax.random.key(1), family.sampler(family.init(jax.random.key(0)))
+        ... )
         >>> round(float(losses.log_weight(path, log_density)), 5) + 0.0
         0.0
     """
@@ -223,8 +236,14 @@ def importance(coordinates: Normal | Bijection, prior: Prior | None = None) -> F
     Example:
         >>> from dds import losses, paths
         >>> family = importance(normal.standard(2))
-        >>> path = paths.sample_path(jax.random.key(0), family.sampler(family.init(jax.random.key(0))))
-        >>> float(losses.log_weight(path, lambda x: normal.log_density(normal.standard(2), x)))
+        >>> path = paths.sample_path(
+        ...     jax.random.key(0), family.sampler(family.init(jax.random.key(0)))
+        ... )
+        >>> float(
+        ...     losses.log_weight(
+        ...         path, lambda x: normal.log_density(normal.standard(2), x)
+        ...     )
+        ... )
         0.0
     """
     dtype = coordinates.mean.dtype if isinstance(coordinates, Normal) else jnp.zeros(0).dtype

@@ -93,7 +93,9 @@ def denoising(fractions: Float[Array, " steps"], control: Control, rows: Row = N
 
     Example:
         >>> kernel = denoising(jnp.full(8, 0.25), lambda y, k: -y / (k + 1))
-        >>> kernel.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)).forward.mean.tolist()
+        >>> kernel.apply(
+        ...     jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)
+        ... ).forward.mean.tolist()
         [-0.5, -0.5]
     """
     return _controlled(jnp.sqrt(fractions), control, rows)
@@ -116,7 +118,9 @@ def path_integral(times: Float[Array, " times"], control: Control, rows: Row = N
 
     Example:
         >>> kernel = path_integral(jnp.array([0.5, 0.75, 1.0]), lambda y, k: -y)
-        >>> kernel.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)).forward.mean.tolist()
+        >>> kernel.apply(
+        ...     jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)
+        ... ).forward.mean.tolist()
         [-0.5, -0.5]
     """
     return _controlled(jnp.sqrt(jnp.diff(times)), control, rows)
@@ -155,8 +159,15 @@ def annealed(
         Diffusions, section 3; there with Euler steps, here with those of the OU process.
 
     Example:
-        >>> kernel = annealed(jnp.full(2, 0.25), jnp.array([0.0, 0.5, 1.0]), lambda y: 0 * y, lambda y, k: 0 * y)
-        >>> there = kernel.apply(jnp.ones(1), jax.tree.map(lambda row: row[1], kernel.rows))
+        >>> kernel = annealed(
+        ...     jnp.full(2, 0.25),
+        ...     jnp.array([0.0, 0.5, 1.0]),
+        ...     lambda y: 0 * y,
+        ...     lambda y, k: 0 * y,
+        ... )
+        >>> there = kernel.apply(
+        ...     jnp.ones(1), jax.tree.map(lambda row: row[1], kernel.rows)
+        ... )
         >>> there.forward.mean.tolist(), there.backward.mean.tolist()
         ([0.125], [0.125])
     """
@@ -190,7 +201,9 @@ def gaussian_marginal(
         The distribution.
 
     Example:
-        >>> gaussian_marginal(jnp.full(8, 0.5), jnp.ones(2), jnp.eye(2), 8).mean.tolist()
+        >>> gaussian_marginal(
+        ...     jnp.full(8, 0.5), jnp.ones(2), jnp.eye(2), 8
+        ... ).mean.tolist()
         [1.0, 1.0]
     """
     level = references.noise_levels(fractions)[k]
@@ -242,7 +255,9 @@ def gaussian(fractions: Float[Array, " steps"], mean: State, covariance: Float[A
 
     Example:
         >>> kernel = gaussian(jnp.full(8, 0.5), jnp.zeros(2), jnp.eye(2))
-        >>> kernel.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)).forward.scale.shape
+        >>> kernel.apply(
+        ...     jnp.ones(2), jax.tree.map(lambda row: row[0], kernel.rows)
+        ... ).forward.scale.shape
         (2, 2)
     """
     exact = gaussian_control(fractions, mean, covariance)

@@ -107,7 +107,9 @@ def coordinates(params: Params) -> Normal:
 
     Example:
         >>> from dds import schedules
-        >>> coordinates(init(jax.random.key(0), schedules.constant(8, total=3.0), 2)).scale.tolist()
+        >>> coordinates(
+        ...     init(jax.random.key(0), schedules.constant(8, total=3.0), 2)
+        ... ).scale.tolist()
         [1.0, 1.0]
     """
     return Normal(params["coordinates"]["mean"], jnp.exp(params["coordinates"]["log_scale"]))
@@ -125,7 +127,9 @@ def fractions(params: Params) -> Float[Array, " steps"]:
 
     Example:
         >>> from dds import schedules
-        >>> fractions(init(jax.random.key(0), schedules.constant(2, total=1.0), 2)).tolist()
+        >>> fractions(
+        ...     init(jax.random.key(0), schedules.constant(2, total=1.0), 2)
+        ... ).tolist()
         [0.5, 0.5]
     """
     return jax.nn.sigmoid(params["logits"])
@@ -154,7 +158,9 @@ def kernel(params: Params, score: Callable[[State], State], *, bound: float = 10
         >>> from dds import schedules
         >>> params = init(jax.random.key(0), schedules.constant(8, total=3.0), 2)
         >>> start = kernel(params, lambda z: -z)
-        >>> start.apply(jnp.ones(2), jax.tree.map(lambda row: row[0], start.rows)).forward.mean.tolist()
+        >>> start.apply(
+        ...     jnp.ones(2), jax.tree.map(lambda row: row[0], start.rows)
+        ... ).forward.mean.tolist()
         [0.0, 0.0]
     """
     require(bound > 0, "bound", bound, "positive")

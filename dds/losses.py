@@ -2,15 +2,16 @@ r"""The log weight of a path, and the losses that are views of it.
 
 For any prior $p_0$, denoising kernels $F_k$, noising kernels $B_k$ and number of steps,
 
-$$ \log w = \log \gamma(y_K) + \sum_k \log B_k(y_k \mid y_{k+1}) - \log p_0(y_0) - \sum_k \log F_k(y_{k+1} \mid y_k)
+$$ \begin{aligned} \log w &= \log \gamma(y_K) + \sum_k \log B_k(y_k \mid y_{k+1}) \\
+   &\quad - \log p_0(y_0) - \sum_k \log F_k(y_{k+1} \mid y_k) \end{aligned}
    \quad\text{has}\quad \mathbb E[w] = Z. $$
 
 The reference process and its reversal satisfy
 $R_k(y_{k+1} \mid y_k)\,\pi_k(y_k) = R^*_k(y_k \mid y_{k+1})\,\pi_{k+1}(y_{k+1})$, so
 
-$$ \log w = \log\gamma(y_K) - \log p_0(y_0) + \log\frac{\pi_0(y_0)}{\pi_K(y_K)}
-   - \sum_k \log \frac{F_k(y_{k+1} \mid y_k)}{R_k(y_{k+1} \mid y_k)}
-   + \sum_k \log \frac{B_k(y_k \mid y_{k+1})}{R^*_k(y_k \mid y_{k+1})}, $$
+$$ \begin{aligned} \log w &= \log\gamma(y_K) - \log p_0(y_0) + \log\frac{\pi_0(y_0)}{\pi_K(y_K)} \\
+   &\quad - \sum_k \log \frac{F_k(y_{k+1} \mid y_k)}{R_k(y_{k+1} \mid y_k)}
+   + \sum_k \log \frac{B_k(y_k \mid y_{k+1})}{R^*_k(y_k \mid y_{k+1})}, \end{aligned} $$
 
 the paper's form: for DDS the last sum is zero and each term of the first is $\sqrt{b_k}\,u \cdot \epsilon_k +
 b_k \lVert u \rVert^2 / 2$. It is the one computed here, for in it no two large numbers cancel. A path brings all of it
@@ -51,8 +52,14 @@ def log_weight(path: Path, log_density: LogDensity) -> Scalar:
     Example:
         >>> from dds import families, normal
         >>> family = families.importance(normal.standard(2))
-        >>> path = sample_path(jax.random.key(0), family.sampler(family.init(jax.random.key(0))))
-        >>> float(log_weight(path, lambda x: normal.log_density(normal.standard(2), x) + 3))
+        >>> path = sample_path(
+        ...     jax.random.key(0), family.sampler(family.init(jax.random.key(0)))
+        ... )
+        >>> float(
+        ...     log_weight(
+        ...         path, lambda x: normal.log_density(normal.standard(2), x) + 3
+        ...     )
+        ... )
         3.0
     """
     steps = jnp.sum(path.log_backward - path.log_forward)
@@ -155,7 +162,11 @@ def reverse_kl(
         >>> sampler = family.sampler(family.init(jax.random.key(0)))
         >>> def log_density(x):
         ...     return normal.log_density(normal.standard(2), x) + 3
-        >>> float(reverse_kl(sampler, jax.random.key(1), log_density=log_density, paths=10))
+        >>> float(
+        ...     reverse_kl(
+        ...         sampler, jax.random.key(1), log_density=log_density, paths=10
+        ...     )
+        ... )
         -3.0
     """
     return -_mean_of_finite(log_weights(sampler, key, log_density, paths, stick_the_landing=stick_the_landing))
@@ -193,7 +204,15 @@ def forward_kl(
         >>> sampler = family.sampler(family.init(jax.random.key(0)))
         >>> def log_density(x):
         ...     return normal.log_density(normal.standard(2), x) + 3
-        >>> float(forward_kl(sampler, jax.random.key(1), log_density=log_density, points=jnp.eye(2), paths=10))
+        >>> float(
+        ...     forward_kl(
+        ...         sampler,
+        ...         jax.random.key(1),
+        ...         log_density=log_density,
+        ...         points=jnp.eye(2),
+        ...         paths=10,
+        ...     )
+        ... )
         3.0
     """
     require(paths >= 1, "paths", paths, "at least 1")
@@ -234,7 +253,11 @@ def log_variance(sampler: Sampler, key: KeyArray, *, log_density: LogDensity, pa
         >>> sampler = family.sampler(family.init(jax.random.key(0)))
         >>> def log_density(x):
         ...     return normal.log_density(normal.standard(2), x) + 3
-        >>> float(log_variance(sampler, jax.random.key(1), log_density=log_density, paths=10))
+        >>> float(
+        ...     log_variance(
+        ...         sampler, jax.random.key(1), log_density=log_density, paths=10
+        ...     )
+        ... )
         0.0
     """
     require(paths >= 2, "paths", paths, "two or more")

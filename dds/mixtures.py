@@ -111,7 +111,16 @@ def log_density(distribution: Prior, x: State) -> Scalar:
         The log density.
 
     Example:
-        >>> round(float(log_density(of_normal(normal.standard(1), 1), jnp.zeros(1)) + jnp.log(jnp.pi)), 4) + 0.0
+        >>> (
+        ...     round(
+        ...         float(
+        ...             log_density(of_normal(normal.standard(1), 1), jnp.zeros(1))
+        ...             + jnp.log(jnp.pi)
+        ...         ),
+        ...         4,
+        ...     )
+        ...     + 0.0
+        ... )
         0.0
     """
     if isinstance(distribution, Normal):
@@ -181,7 +190,9 @@ def push(coordinates: Normal, mixture: Mixture) -> Mixture:
         The mixture.
 
     Example:
-        >>> push(Normal(jnp.ones(2), jnp.array(3.0)), of_normal(normal.standard(2))).means.tolist()
+        >>> push(
+        ...     Normal(jnp.ones(2), jnp.array(3.0)), of_normal(normal.standard(2))
+        ... ).means.tolist()
         [[1.0, 1.0]]
     """
     means = jax.vmap(partial(normal.reparameterise, coordinates))(mixture.means)
@@ -200,7 +211,9 @@ def pull(coordinates: Normal, mixture: Mixture) -> Mixture:
         The mixture in them.
 
     Example:
-        >>> pull(Normal(jnp.ones(2), jnp.array(2.0)), of_normal(normal.standard(2))).scales.tolist()
+        >>> pull(
+        ...     Normal(jnp.ones(2), jnp.array(2.0)), of_normal(normal.standard(2))
+        ... ).scales.tolist()
         [[[0.5, 0.0], [0.0, 0.5]]]
     """
     factor = normal.factor(coordinates)
@@ -221,7 +234,11 @@ def moments(mixture: Mixture) -> Normal:
 
     Example:
         >>> one = of_normal(normal.standard(1))
-        >>> two = join(one._replace(means=one.means - 1), one._replace(means=one.means + 1), 0.5)
+        >>> two = join(
+        ...     one._replace(means=one.means - 1),
+        ...     one._replace(means=one.means + 1),
+        ...     0.5,
+        ... )
         >>> round(float(moments(two).scale[0, 0]) ** 2, 4)
         2.0
     """

@@ -99,8 +99,14 @@ def search(
 
     Example:
         >>> from dds import targets
-        >>> mixture = targets.gaussian_mixture(jnp.array([[-4.0, 0.0], [4.0, 0.0]]), jnp.ones(2), jnp.array([3.0, 1.0]))
-        >>> found = search(jax.random.key(0), mixture.log_density, Normal(jnp.zeros(2), jnp.array(3.0)))
+        >>> mixture = targets.gaussian_mixture(
+        ...     jnp.array([[-4.0, 0.0], [4.0, 0.0]]), jnp.ones(2), jnp.array([3.0, 1.0])
+        ... )
+        >>> found = search(
+        ...     jax.random.key(0),
+        ...     mixture.log_density,
+        ...     Normal(jnp.zeros(2), jnp.array(3.0)),
+        ... )
         >>> [round(float(mass), 2) for mass in jnp.exp(found.log_masses)]
         [0.75, 0.25]
     """
@@ -147,7 +153,9 @@ def search_from(
 
     Example:
         >>> from dds import targets
-        >>> search_from(targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, jnp.eye(2)).points.round(3).tolist()
+        >>> search_from(
+        ...     targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, jnp.eye(2)
+        ... ).points.round(3).tolist()
         [[1.0, 1.0]]
     """
     spread = np.std(np.asarray(starts), axis=0)
@@ -183,7 +191,11 @@ def merge(first: Modes, second: Modes) -> Modes:
 
     Example:
         >>> from dds import targets
-        >>> found = search(jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, normal.standard(2))
+        >>> found = search(
+        ...     jax.random.key(0),
+        ...     targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density,
+        ...     normal.standard(2),
+        ... )
         >>> len(merge(found, found).points)
         1
     """
@@ -207,7 +219,9 @@ def mixture(modes: Modes) -> Mixture:
     Example:
         >>> from dds import targets
         >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
-        >>> mixture(search(jax.random.key(0), target.log_density, normal.standard(2))).means.round(3).tolist()
+        >>> mixture(
+        ...     search(jax.random.key(0), target.log_density, normal.standard(2))
+        ... ).means.round(3).tolist()
         [[1.0, 1.0]]
     """
     require(len(modes.points) >= 1, "modes", "none", "at least one")

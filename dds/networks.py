@@ -58,7 +58,9 @@ def mlp(
         >>> network = mlp(2, lambda y: -y)
         >>> params = network.init(jax.random.key(0))
         >>> rows = network.tabulate(params, 8)
-        >>> network.apply(params, jnp.ones(2), jax.tree.map(lambda row: row[0], rows)).tolist()
+        >>> network.apply(
+        ...     params, jnp.ones(2), jax.tree.map(lambda row: row[0], rows)
+        ... ).tolist()
         [0.0, 0.0]
     """
     inputs = dim if inputs is None else inputs

@@ -42,7 +42,9 @@ def reparameterise(normal: Normal, noise: State) -> State:
         The draw.
 
     Example:
-        >>> reparameterise(Normal(jnp.array([1.0, 2.0]), jnp.array(3.0)), jnp.array([0.0, 1.0])).tolist()
+        >>> reparameterise(
+        ...     Normal(jnp.array([1.0, 2.0]), jnp.array(3.0)), jnp.array([0.0, 1.0])
+        ... ).tolist()
         [1.0, 5.0]
     """
     triangular = jnp.ndim(normal.scale) == 2
@@ -61,7 +63,10 @@ def standardise(normal: Normal, x: State) -> State:
         The noise.
 
     Example:
-        >>> standardise(Normal(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])), jnp.array([4.0, 2.0])).tolist()
+        >>> standardise(
+        ...     Normal(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])),
+        ...     jnp.array([4.0, 2.0]),
+        ... ).tolist()
         [1.0, 0.0]
     """
     residual = x - normal.mean
@@ -82,7 +87,9 @@ def compose(outer: Normal, inner: Normal) -> Normal:
         The map, also the distribution of `outer`'s points when `inner` is that of its noise.
 
     Example:
-        >>> both = compose(Normal(jnp.ones(2), jnp.array(2.0)), Normal(jnp.ones(2), jnp.array(3.0)))
+        >>> both = compose(
+        ...     Normal(jnp.ones(2), jnp.array(2.0)), Normal(jnp.ones(2), jnp.array(3.0))
+        ... )
         >>> both.mean.tolist(), float(both.scale)
         ([3.0, 3.0], 6.0)
     """
@@ -126,7 +133,9 @@ def bijection(coordinates: Normal | Bijection) -> Bijection:
         The bijection.
 
     Example:
-        >>> x, log_determinant = bijection(Normal(jnp.ones(2), jnp.array(3.0))).forward(jnp.ones(2))
+        >>> x, log_determinant = bijection(Normal(jnp.ones(2), jnp.array(3.0))).forward(
+        ...     jnp.ones(2)
+        ... )
         >>> x.tolist(), round(float(jnp.exp(log_determinant)), 4)
         ([4.0, 4.0], 9.0)
     """

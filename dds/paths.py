@@ -52,7 +52,9 @@ def first_visit(sampler: Sampler, noise: Noise) -> Visit:
     Example:
         >>> from dds import families, schedules
         >>> fixed = families.importance(normal.standard(2))
-        >>> first_visit(fixed.sampler(fixed.init(jax.random.key(0))), jnp.ones(2)).state.tolist()
+        >>> first_visit(
+        ...     fixed.sampler(fixed.init(jax.random.key(0))), jnp.ones(2)
+        ... ).state.tolist()
         [1.0, 1.0]
     """
     state = mixtures.draw(sampler.prior, noise)
@@ -82,10 +84,14 @@ def step(sampler: Sampler, visit: Visit, row: tuple[Row, Row], noise: Point) -> 
 
     Example:
         >>> from dds import families, schedules
-        >>> family = families.learned(lambda x: -jnp.sum(x**2), schedules.constant(4, total=2.0), 2, width=8)
+        >>> family = families.learned(
+        ...     lambda x: -jnp.sum(x**2), schedules.constant(4, total=2.0), 2, width=8
+        ... )
         >>> sampler = family.sampler(family.init(jax.random.key(0)))
         >>> row = jax.tree.map(lambda rows: rows[0], step_rows(sampler))
-        >>> visit, increment = step(sampler, first_visit(sampler, jnp.ones(2)), row, jnp.zeros(2))
+        >>> visit, increment = step(
+        ...     sampler, first_visit(sampler, jnp.ones(2)), row, jnp.zeros(2)
+        ... )
         >>> visit.state.shape, increment.log_forward.shape
         ((2,), ())
     """
@@ -114,7 +120,9 @@ def step_rows(sampler: Sampler) -> tuple[Row, Row]:
     Example:
         >>> from dds import families
         >>> fixed = families.importance(normal.standard(2))
-        >>> jax.tree.leaves(step_rows(fixed.sampler(fixed.init(jax.random.key(0)))))[0].shape
+        >>> jax.tree.leaves(step_rows(fixed.sampler(fixed.init(jax.random.key(0)))))[
+        ...     0
+        ... ].shape
         (0,)
     """
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(sampler.kernel.rows)}
@@ -170,7 +178,9 @@ def sample_path(key: KeyArray, sampler: Sampler, *, stick_the_landing: bool = Fa
     Example:
         >>> from dds import families
         >>> fixed = families.importance(normal.standard(2))
-        >>> path = sample_path(jax.random.key(0), fixed.sampler(fixed.init(jax.random.key(0))))
+        >>> path = sample_path(
+        ...     jax.random.key(0), fixed.sampler(fixed.init(jax.random.key(0)))
+        ... )
         >>> path.states.shape, path.x.shape
         ((1, 2), (2,))
     """
@@ -218,7 +228,9 @@ def path_of_noise(noise: Noise, sampler: Sampler, *, stick_the_landing: bool = F
     Example:
         >>> from dds import families
         >>> fixed = families.importance(Normal(jnp.ones(2), jnp.array(2.0)))
-        >>> path_of_noise(jnp.ones(2), fixed.sampler(fixed.init(jax.random.key(0)))).x.tolist()
+        >>> path_of_noise(
+        ...     jnp.ones(2), fixed.sampler(fixed.init(jax.random.key(0)))
+        ... ).x.tolist()
         [3.0, 3.0]
     """
     rows, dim, prior = step_rows(sampler), _dim(sampler), sampler.prior
@@ -273,7 +285,11 @@ def noise_path(key: KeyArray, sampler: Sampler, x: State) -> Path:
     Example:
         >>> from dds import families
         >>> fixed = families.importance(normal.standard(3))
-        >>> noise_path(jax.random.key(0), fixed.sampler(fixed.init(jax.random.key(0))), jnp.ones(3)).states.tolist()
+        >>> noise_path(
+        ...     jax.random.key(0),
+        ...     fixed.sampler(fixed.init(jax.random.key(0))),
+        ...     jnp.ones(3),
+        ... ).states.tolist()
         [[1.0, 1.0, 1.0]]
     """
     step_rows(sampler)  # are they of the right length?
@@ -350,7 +366,9 @@ def positions(states: Float[Array, " states size"], sampler: Sampler) -> Float[A
     Example:
         >>> from dds import families
         >>> fixed = families.importance(Normal(jnp.ones(2), jnp.array(2.0)))
-        >>> positions(jnp.ones((1, 2)), fixed.sampler(fixed.init(jax.random.key(0)))).tolist()
+        >>> positions(
+        ...     jnp.ones((1, 2)), fixed.sampler(fixed.init(jax.random.key(0)))
+        ... ).tolist()
         [[3.0, 3.0]]
     """
     return jax.vmap(lambda y: _point(sampler, y)[0])(states)

@@ -75,7 +75,9 @@ def limits(
         ValueError: If `coverage` or `margin` is out of its range, or no sample is finite.
 
     Example:
-        >>> x_limits, y_limits = limits(np.array([[0.0, 5.0], [1.0, 7.0]]), coverage=1.0, margin=0.0)
+        >>> x_limits, y_limits = limits(
+        ...     np.array([[0.0, 5.0], [1.0, 7.0]]), coverage=1.0, margin=0.0
+        ... )
         >>> x_limits, y_limits
         ((0.0, 1.0), (5.0, 7.0))
     """
@@ -125,7 +127,9 @@ def density_grid(
             not a scalar, is NaN or +infinity at some point or -infinity at all of them.
 
     Example:
-        >>> grid = density_grid(lambda x: -0.5 * jnp.sum(x**2), (-6, 6), (-6, 6), points=50)
+        >>> grid = density_grid(
+        ...     lambda x: -0.5 * jnp.sum(x**2), (-6, 6), (-6, 6), points=50
+        ... )
         >>> grid.density.shape, round(float(grid.density.max()) * 2 * np.pi, 2)
         ((50, 50), 0.98)
     """
@@ -179,7 +183,9 @@ def histogram_grid(
             +infinity or no weight falls within the limits.
 
     Example:
-        >>> grid = histogram_grid(np.zeros((7, 2)), (-1, 1), (-1, 1), bins=5, bandwidth=0)
+        >>> grid = histogram_grid(
+        ...     np.zeros((7, 2)), (-1, 1), (-1, 1), bins=5, bandwidth=0
+        ... )
         >>> float(grid.density[2, 2] * 0.4**2)
         1.0
     """
@@ -279,7 +285,9 @@ def heat_map(
             finite or zero everywhere.
 
     Example:
-        >>> grid = density_grid(lambda x: -0.5 * jnp.sum(x**2), (-3, 3), (-3, 3), points=20)
+        >>> grid = density_grid(
+        ...     lambda x: -0.5 * jnp.sum(x**2), (-3, 3), (-3, 3), points=20
+        ... )
         >>> len(heat_map(grid, np.zeros((5, 2))).axes)
         2
     """
@@ -314,7 +322,9 @@ def surface(
         ValueError: As in `heat_map`.
 
     Example:
-        >>> grid = density_grid(lambda x: -0.5 * jnp.sum(x**2), (-3, 3), (-3, 3), points=20)
+        >>> grid = density_grid(
+        ...     lambda x: -0.5 * jnp.sum(x**2), (-3, 3), (-3, 3), points=20
+        ... )
         >>> surface(grid).axes[0].name
         '3d'
     """
@@ -433,7 +443,9 @@ def animate(
 
     Example:
         >>> import tempfile
-        >>> grid = density_grid(lambda x: -0.5 * jnp.sum(x**2), (-3, 3), (-3, 3), points=20)
+        >>> grid = density_grid(
+        ...     lambda x: -0.5 * jnp.sum(x**2), (-3, 3), (-3, 3), points=20
+        ... )
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     animate(f"{folder}/particles.gif", np.zeros((3, 5, 2)), grid)
         ...     with Image.open(f"{folder}/particles.gif") as animation:

@@ -28,7 +28,9 @@ def cost(recipe: Recipe) -> str:
 
     Example:
         >>> from dds import normal, recipes, targets
-        >>> plan = recipes.Plan("network", "an example", recipes.DEFAULTS["network"], normal.standard(2))
+        >>> plan = recipes.Plan(
+        ...     "network", "an example", recipes.DEFAULTS["network"], normal.standard(2)
+        ... )
         >>> cost(recipes.build(plan, targets.funnel(2)))
         'An example. 2,500 updates, 6.4 million evaluations of the density.'
     """
@@ -53,7 +55,9 @@ def bar(recipe: Recipe, console: Console | None = None) -> Callback:
 
     Example:
         >>> from dds import normal, recipes, targets
-        >>> plan = recipes.Plan("network", "an example", recipes.DEFAULTS["network"], normal.standard(2))
+        >>> plan = recipes.Plan(
+        ...     "network", "an example", recipes.DEFAULTS["network"], normal.standard(2)
+        ... )
         >>> callable(bar(recipes.build(plan, targets.funnel(2)), Console(quiet=True)))
         True
     """
@@ -93,7 +97,9 @@ def lines(recipe: Recipe, console: Console | None = None) -> Callback:
 
     Example:
         >>> from dds import normal, recipes, targets
-        >>> plan = recipes.Plan("network", "an example", recipes.DEFAULTS["network"], normal.standard(2))
+        >>> plan = recipes.Plan(
+        ...     "network", "an example", recipes.DEFAULTS["network"], normal.standard(2)
+        ... )
         >>> callable(lines(recipes.build(plan, targets.funnel(2)), Console(quiet=True)))
         True
     """
@@ -127,7 +133,9 @@ def bound(recipe: Recipe, losses: np.ndarray) -> float:
 
     Example:
         >>> from dds import normal, recipes, targets
-        >>> plan = recipes.Plan("network", "an example", recipes.DEFAULTS["network"], normal.standard(2))
+        >>> plan = recipes.Plan(
+        ...     "network", "an example", recipes.DEFAULTS["network"], normal.standard(2)
+        ... )
         >>> bound(recipes.build(plan, targets.funnel(2)), np.array([1.0, 3.0]))
         -2.0
     """

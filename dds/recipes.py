@@ -135,7 +135,9 @@ def importance(target: Target, found: Found) -> Recipe:
     Example:
         >>> from dds import targets
         >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
-        >>> found = search(jax.random.key(0), target.log_density, starting_point(target))
+        >>> found = search(
+        ...     jax.random.key(0), target.log_density, starting_point(target)
+        ... )
         >>> importance(target, found).updates
         0
     """
@@ -161,7 +163,9 @@ def ladder(key: KeyArray, target: Target, found: Found) -> Iterator[Recipe]:
     Example:
         >>> from dds import targets
         >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
-        >>> found = search(jax.random.key(0), target.log_density, starting_point(target))
+        >>> found = search(
+        ...     jax.random.key(0), target.log_density, starting_point(target)
+        ... )
         >>> [recipe.updates for recipe in ladder(jax.random.key(1), target, found)]
         [0, 500]
     """
@@ -212,7 +216,12 @@ def choose(
 
     Example:
         >>> from dds import targets
-        >>> recipe = choose(jax.random.key(0), targets.funnel(2), kernel="dds", numbers={"steps": 8, "noise": 2.0})
+        >>> recipe = choose(
+        ...     jax.random.key(0),
+        ...     targets.funnel(2),
+        ...     kernel="dds",
+        ...     numbers={"steps": 8, "noise": 2.0},
+        ... )
         >>> recipe.plan.numbers.steps, recipe.why
         (8, 'the control alone is learned, as published')
     """
@@ -275,7 +284,9 @@ def build(plan: Plan, target: Target) -> Recipe:
 
     Example:
         >>> from dds import targets
-        >>> plan = Plan("network", "an example", DEFAULTS["network"], normal.standard(2))
+        >>> plan = Plan(
+        ...     "network", "an example", DEFAULTS["network"], normal.standard(2)
+        ... )
         >>> build(plan, targets.funnel(2)).updates
         2500
     """
@@ -361,7 +372,9 @@ def describe(plan: Plan) -> dict[str, Any]:
         The description.
 
     Example:
-        >>> plan = Plan("network", "an example", DEFAULTS["network"], normal.standard(2))
+        >>> plan = Plan(
+        ...     "network", "an example", DEFAULTS["network"], normal.standard(2)
+        ... )
         >>> template(describe(plan)).numbers == plan.numbers
         True
     """
@@ -385,7 +398,11 @@ def template(description: dict[str, Any]) -> Plan:
         The plan.
 
     Example:
-        >>> template(describe(Plan("gates", "an example", DEFAULTS["gates"], normal.standard(2)))).kind
+        >>> template(
+        ...     describe(
+        ...         Plan("gates", "an example", DEFAULTS["gates"], normal.standard(2))
+        ...     )
+        ... ).kind
         'gates'
     """
     rest = {name: value for name, value in description.items() if name != "arrays"}
@@ -411,7 +428,11 @@ def arrays_of(plan: Plan) -> dict[str, Any]:
         The arrays.
 
     Example:
-        >>> sorted(arrays_of(Plan("gates", "an example", DEFAULTS["gates"], normal.standard(2))))
+        >>> sorted(
+        ...     arrays_of(
+        ...         Plan("gates", "an example", DEFAULTS["gates"], normal.standard(2))
+        ...     )
+        ... )
         ['coordinates', 'points', 'prior']
     """
     return {name: getattr(plan, name) for name in ARRAYS}

@@ -88,8 +88,13 @@ def brownian(times: Float[Array, " times"], dim: int) -> Reference:
 
     Example:
         >>> process = brownian(jnp.array([0.25, 1.0]), 1)
-        >>> y, eta = process.ahead(jnp.array([0.5]), jnp.array([0.0]), jnp.array([0.25, 1.0]))
-        >>> y.tolist(), round(float(process.back(y, eta, jnp.array([0.25, 1.0]))[0][0]), 6)
+        >>> y, eta = process.ahead(
+        ...     jnp.array([0.5]), jnp.array([0.0]), jnp.array([0.25, 1.0])
+        ... )
+        >>> (
+        ...     y.tolist(),
+        ...     round(float(process.back(y, eta, jnp.array([0.25, 1.0]))[0][0]), 6),
+        ... )
         ([0.5], 0.5)
     """
     require(dim >= 1, "dim", dim, "at least 1")
@@ -151,7 +156,9 @@ def kinetic(fractions: Float[Array, " steps"], angles: Float[Array, " steps"], d
 
     Example:
         >>> process = kinetic(jnp.array([0.5]), jnp.array([jnp.pi / 2]), 1)
-        >>> y, eta = process.ahead(jnp.array([1.0, 0.0]), jnp.zeros(1), jnp.array([0.5, jnp.pi / 2]))
+        >>> y, eta = process.ahead(
+        ...     jnp.array([1.0, 0.0]), jnp.zeros(1), jnp.array([0.5, jnp.pi / 2])
+        ... )
         >>> [round(value, 6) + 0.0 for value in y.tolist()]
         [0.0, -1.0]
     """

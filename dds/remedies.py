@@ -45,10 +45,18 @@ def extend(
 
     Example:
         >>> from dds import search, targets
-        >>> mixture = targets.gaussian_mixture(jnp.zeros((2, 2)), jnp.array([0.03, 1.0]))
-        >>> narrow = search.search(jax.random.key(0), mixture.log_density, Normal(jnp.zeros(2), jnp.array(0.03)))
+        >>> mixture = targets.gaussian_mixture(
+        ...     jnp.zeros((2, 2)), jnp.array([0.03, 1.0])
+        ... )
+        >>> narrow = search.search(
+        ...     jax.random.key(0),
+        ...     mixture.log_density,
+        ...     Normal(jnp.zeros(2), jnp.array(0.03)),
+        ... )
         >>> points = jax.random.normal(jax.random.key(1), (50, 2))
-        >>> extend(jax.random.key(2), mixture.log_density, narrow, points).finding.endswith("tempered particles")
+        >>> extend(
+        ...     jax.random.key(2), mixture.log_density, narrow, points
+        ... ).finding.endswith("tempered particles")
         True
     """
     place = found.coordinates
@@ -79,7 +87,9 @@ def straighten(key: KeyArray, log_density: LogDensity, found: Found) -> Found:
         >>> from dds import search, targets
         >>> target = targets.funnel(4)
         >>> found = search.search(jax.random.key(0), target.log_density, target.start)
-        >>> straighten(jax.random.key(1), target.log_density, found).prior.means.shape[1]
+        >>> straighten(jax.random.key(1), target.log_density, found).prior.means.shape[
+        ...     1
+        ... ]
         4
     """
     if not found.few:
@@ -172,7 +182,12 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         >>> from dds import search, targets
         >>> target = targets.many_well(4)
         >>> found = search.search(jax.random.key(0), target.log_density, target.start)
-        >>> temper(jax.random.key(1), target.log_density, target.start, found._replace(ess=0.0)).finding
+        >>> temper(
+        ...     jax.random.key(1),
+        ...     target.log_density,
+        ...     target.start,
+        ...     found._replace(ess=0.0),
+        ... ).finding
         '4 modes; tempered particles, with a mixture for each coordinate'
     """
     if start.mean.size > modes.DENSE:

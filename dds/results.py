@@ -125,9 +125,13 @@ def evaluate(
 
     Example:
         >>> import dds
-        >>> result = dds.sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
+        >>> result = dds.sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
+        ... )
         >>> fit = training.Fit(result.state.params, result.history, result.state)
-        >>> evaluate(jax.random.key(1), result.target, result.recipe, fit, paths=50).log_weights.shape
+        >>> evaluate(
+        ...     jax.random.key(1), result.target, result.recipe, fit, paths=50
+        ... ).log_weights.shape
         (50,)
     """
     started = time.perf_counter()
@@ -286,7 +290,9 @@ def draw(key: KeyArray, result: Result, count: int) -> Draws:
 
     Example:
         >>> import dds
-        >>> result = dds.sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
+        >>> result = dds.sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
+        ... )
         >>> draw(jax.random.key(1), result, 10).samples.shape
         (10, 2)
     """
@@ -313,7 +319,12 @@ def resample(key: KeyArray, result: Result | Draws, count: int) -> Any:
     Example:
         >>> import dds
         >>> like = {"a": jnp.zeros(2)}
-        >>> result = dds.sample(jax.random.key(0), lambda tree: -jnp.sum(tree["a"] ** 2), like, paths=100)
+        >>> result = dds.sample(
+        ...     jax.random.key(0),
+        ...     lambda tree: -jnp.sum(tree["a"] ** 2),
+        ...     like,
+        ...     paths=100,
+        ... )
         >>> resample(jax.random.key(1), result, 10)["a"].shape
         (10, 2)
     """

@@ -85,7 +85,9 @@ def sample(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> result = sample(jax.random.key(0), lambda x: -jnp.sum((x - 3) ** 2) / 2, 2, paths=1000)
+        >>> result = sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum((x - 3) ** 2) / 2, 2, paths=1000
+        ... )
         >>> result.samples.shape, round(float(result.log_z.value), 2)
         ((1000, 2), 1.84)
     """
@@ -132,7 +134,9 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
 
     Example:
         >>> import jax.numpy as jnp
-        >>> look(jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2))).explored.settled
+        >>> look(
+        ...     jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2))
+        ... ).explored.settled
         True
     """
     started, start, log_density = time.perf_counter(), recipes.starting_point(target), target.log_density
@@ -226,7 +230,9 @@ def climb(
         >>> import jax.numpy as jnp
         >>> target = targets.gaussian(jnp.ones(2), jnp.eye(2))
         >>> looked = look(jax.random.key(0), target)
-        >>> climb(jax.random.key(1), target, [], lambda rung, key, recipe: None, looked).report is looked.result.report
+        >>> climb(
+        ...     jax.random.key(1), target, [], lambda rung, key, recipe: None, looked
+        ... ).report is looked.result.report
         True
     """
     started = time.perf_counter() if started is None else started
@@ -307,7 +313,9 @@ def beside(results: list[Result]) -> list[Result]:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> result = sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
+        >>> result = sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
+        ... )
         >>> low = result._replace(report=result.report._replace(log_z=0.0))
         >>> "another sampler found more" in beside([result, low])[1].verdict
         True
@@ -338,7 +346,9 @@ def better(one: Result, other: Result) -> Result:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> result = sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
+        >>> result = sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
+        ... )
         >>> better(result, result) is result
         True
     """

@@ -31,7 +31,9 @@ def save(path: str | PathLike[str], result: Result) -> None:
     Example:
         >>> import tempfile
         >>> import dds
-        >>> result = dds.sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100)
+        >>> result = dds.sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
+        ... )
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(f"{folder}/run.npz", result)
         ...     again = load(f"{folder}/run.npz", lambda x: -jnp.sum(x**2) / 2)

@@ -101,7 +101,11 @@ def search(
 
     Example:
         >>> from dds import targets
-        >>> found = search(jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, normal.standard(2))
+        >>> found = search(
+        ...     jax.random.key(0),
+        ...     targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density,
+        ...     normal.standard(2),
+        ... )
         >>> found.finding, found.ess > 0.9
         ('one mode, with a normal fit', True)
     """
@@ -164,7 +168,11 @@ def with_prior(found: Found, adapted: Adapted, least: float, *, each: int = 1, *
 
     Example:
         >>> from dds import targets
-        >>> found = search(jax.random.key(0), targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density, normal.standard(2))
+        >>> found = search(
+        ...     jax.random.key(0),
+        ...     targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density,
+        ...     normal.standard(2),
+        ... )
         >>> with_prior(found, Adapted(found.prior, 0.5, 1), 0.6).ess > 0.9
         True
     """

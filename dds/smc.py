@@ -142,7 +142,12 @@ def temper(
 
     Example:
         >>> start = Normal(jnp.zeros(2), jnp.array(3.0))
-        >>> points = temper(jax.random.key(0), lambda x: -2 * jnp.sum((jnp.abs(x) - 4) ** 2), start, 1000).points
+        >>> points = temper(
+        ...     jax.random.key(0),
+        ...     lambda x: -2 * jnp.sum((jnp.abs(x) - 4) ** 2),
+        ...     start,
+        ...     1000,
+        ... ).points
         >>> round(float(jnp.mean(points[:, 0] > 0)), 1)
         0.5
     """
@@ -201,7 +206,9 @@ def refine(
         >>> from dds import families
         >>> family = families.importance(Normal(jnp.zeros(2), jnp.array(2.0)))
         >>> sampler = family.sampler(family.init(jax.random.key(0)))
-        >>> refined = refine(jax.random.key(1), sampler, lambda x: -jnp.sum(x**2) / 2, 1000)
+        >>> refined = refine(
+        ...     jax.random.key(1), sampler, lambda x: -jnp.sum(x**2) / 2, 1000
+        ... )
         >>> 0.8 < float(jnp.std(refined.points)) < 1.2
         True
     """

@@ -39,7 +39,9 @@ def save(path: str | PathLike[str], tree: Any, *, header: dict[str, Any] | None 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(f"{folder}/params.npz", {"weight": jnp.ones(2)})
-        ...     load(f"{folder}/params.npz", {"weight": jnp.zeros(2)})["weight"].tolist()
+        ...     load(f"{folder}/params.npz", {"weight": jnp.zeros(2)})[
+        ...         "weight"
+        ...     ].tolist()
         [1.0, 1.0]
     """
     arrays, kinds = {}, {}
@@ -133,7 +135,9 @@ def write_atomically(path: str | PathLike[str], write: Callable[[BinaryIO], Any]
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomically(f"{folder}/note.txt", lambda file: file.write(b"whole"))
+        ...     write_atomically(
+        ...         f"{folder}/note.txt", lambda file: file.write(b"whole")
+        ...     )
         ...     Path(f"{folder}/note.txt").read_text()
         'whole'
     """

@@ -82,7 +82,9 @@ def beyond(
         ...     return -jnp.sum(jnp.log1p(x**2))
         >>> here = normal.standard(1)
         >>> def weigh(points):
-        ...     return jax.vmap(lambda x: cauchy(x) - normal.log_density(here, x))(points)
+        ...     return jax.vmap(lambda x: cauchy(x) - normal.log_density(here, x))(
+        ...         points
+        ...     )
         >>> x = jax.random.normal(jax.random.key(0), (10_000, 1))
         >>> share = beyond(jax.random.key(1), cauchy, here, weigh, x, weigh(x)).share
         >>> 0.12 < share < 0.18  # of the Cauchy distribution .156 lies beyond 4

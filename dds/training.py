@@ -89,7 +89,9 @@ def fit(
             does not return a floating-point scalar.
 
     Example:
-        >>> family = Family(lambda key: jnp.ones(2), lambda params: params)  # a toy: no sampler at all
+        >>> family = Family(
+        ...     lambda key: jnp.ones(2), lambda params: params
+        ... )  # a toy: no sampler at all
         >>> def loss(sampler, key):
         ...     return jnp.sum((sampler - jax.random.normal(key, (2,))) ** 2)
         >>> run = fit(jax.random.key(0), family, loss, optax.sgd(0.01), 500)

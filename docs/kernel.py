@@ -16,7 +16,15 @@ from dds import plots
 
 _INK, _PAPER = "#c9d1de", "#1e2029"  # of the theme's dark scheme
 _DARK: Any = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), _INK),
+    **dict.fromkeys(
+        (
+            "text.color",
+            "axes.labelcolor",
+            "xtick.labelcolor",
+            "ytick.labelcolor",
+        ),
+        _INK,
+    ),
     **dict.fromkeys(("figure.facecolor", "axes.facecolor"), _PAPER),
 }
 
@@ -39,7 +47,11 @@ def _both(figure, include=None, exclude=None):
             line.set_color("0.3")
         for spine in axes.spines.values():
             spine.set_edgecolor("0.5")
-    return {"image/png;light": light, "image/png;dark": _png(figure), "text/plain": "figure"}
+    return {
+        "image/png;light": light,
+        "image/png;dark": _png(figure),
+        "text/plain": "figure",
+    }
 
 
 def _animate_both(path, *positional, _animate=plots.animate, **named):
@@ -51,7 +63,9 @@ def _animate_both(path, *positional, _animate=plots.animate, **named):
 def _both_animations(image, include=None, exclude=None):
     dark = Path(f"dark-{image.filename}").read_bytes()
     gifs = {"image/gif;light": image.data, "image/gif;dark": dark}
-    return {kind: base64.b64encode(gif).decode() for kind, gif in gifs.items()} | {"text/plain": "animation"}
+    return {
+        kind: base64.b64encode(gif).decode() for kind, gif in gifs.items()
+    } | {"text/plain": "animation"}
 
 
 plots.animate = _animate_both

@@ -46,13 +46,17 @@ _QUICK = {
     "xla_llvm_disable_expensive_passes": "true",
 }
 ENVIRONMENT = {
-    "XLA_FLAGS": " ".join(f"--{name}={value}" for name, value in _QUICK.items()),
+    "XLA_FLAGS": " ".join(
+        f"--{name}={value}" for name, value in _QUICK.items()
+    ),
     "NPROC": "1",
     "DDS_DOCS": str(ROOT / "docs"),
     "PYTHONPATH": str(ROOT / "docs"),
 }
 
-_FENCE = re.compile(r"^```python\b([^\n]*)\n(.*?)^```$\n?", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^```python\b([^\n]*)\n(.*?)^```$\n?", re.MULTILINE | re.DOTALL
+)
 _FRONT_MATTER = re.compile(r"\A---\n.*?^---\n", re.MULTILINE | re.DOTALL)
 _FRESH = "import os\nos.chdir({folder!r})\n%reset -f\nimport kernel\ndel kernel"
 _INSTALL = """\
@@ -63,7 +67,11 @@ _INSTALL = """\
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Runs all pages that have code, and adds the pictures and notebooks that come of it."""
-    pages = [file for file in files.documentation_pages() if _FENCE.search(file.content_string)]
+    pages = [
+        file
+        for file in files.documentation_pages()
+        if _FENCE.search(file.content_string)
+    ]
     for file, notebook in zip(pages, asyncio.run(_run_all(pages)), strict=True):
         text, front = file.content_string, _front(file)
         shown, pictures = _render(file, notebook)
@@ -72,13 +80,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, name, content=content))
         if "notebook: true" in front:
             content = nbformat.writes(_download(_cells(text)))
-            files.append(File.generated(config, re.sub(r"\.md$", ".ipynb", file.src_uri), content=content))
+            files.append(
+                File.generated(
+                    config,
+                    re.sub(r"\.md$", ".ipynb", file.src_uri),
+                    content=content,
+                )
+            )
     return files
 
 
 async def _run_all(pages: list[File]) -> list[NotebookNode]:
     # Long ones first, so that none runs alone in the end.
-    notebooks, waiting = {}, iter(sorted(pages, key=lambda page: len(page.content_string), reverse=True))
+    notebooks, waiting = (
+        {},
+        iter(
+            sorted(
+                pages, key=lambda page: len(page.content_string), reverse=True
+            )
+        ),
+    )
 
     async def work() -> None:
         async with _kernel() as kernel:
@@ -105,7 +126,12 @@ async def _run(page: File, kernel: AsyncKernelManager) -> NotebookNode:
     if kept.exists():
         return nbformat.read(kept, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        notebook = new_notebook(cells=[new_code_cell(_FRESH.format(folder=folder)), *_cells(page.content_string)])
+        notebook = new_notebook(
+            cells=[
+                new_code_cell(_FRESH.format(folder=folder)),
+                *_cells(page.content_string),
+            ]
+        )
         client = NotebookClient(
             notebook,
             km=None if "kernel: own" in _front(page) else kernel,
@@ -129,8 +155,16 @@ def _front(page: File) -> str:
 
 
 def _key(text: str) -> str:
-    sources = [*sorted(ROOT.glob("dds/**/*.py")), *sorted(ROOT.glob("docs/*.py")), ROOT / "docs/results.json"]
-    parts = [text, metadata.version("jax"), *(source.read_text() for source in sources)]
+    sources = [
+        *sorted(ROOT.glob("dds/**/*.py")),
+        *sorted(ROOT.glob("docs/*.py")),
+        ROOT / "docs/results.json",
+    ]
+    parts = [
+        text,
+        metadata.version("jax"),
+        *(source.read_text() for source in sources),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -142,7 +176,11 @@ def _cells(text: str) -> list[NotebookNode]:
         words = dict(re.findall(r'(\w+)(?:="(.*?)")?', fence[1]))
         tags = ["raises-exception"] if "raises" in words else []
         cells.append(new_markdown_cell(text[end : fence.start()]))
-        cells.append(new_code_cell(fence[2].rstrip("\n"), metadata={"words": words, "tags": tags}))
+        cells.append(
+            new_code_cell(
+                fence[2].rstrip("\n"), metadata={"words": words, "tags": tags}
+            )
+        )
         end = fence.end()
     return [*cells, new_markdown_cell(text[end:])]
 
@@ -162,13 +200,23 @@ def _render(page: File, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
         for output in cell.outputs:
             for kind, content in _shown(output):
                 if not kind.startswith("image/"):
-                    parts.append(content if kind == "text/markdown" else f"``` {{ .text .output }}\n{content}\n```")
+                    parts.append(
+                        content
+                        if kind == "text/markdown"
+                        else f"``` {{ .text .output }}\n{content}\n```"
+                    )
                     continue
                 if not (description := next(descriptions, "")):
-                    raise PluginError(f'{page.src_uri}: a picture needs alt="..." on the fence of\n{cell.source}')
+                    raise PluginError(
+                        f'{page.src_uri}: a picture needs alt="..." on the fence of\n{cell.source}'
+                    )
                 name = f"{stem}-{len(pictures) + 1}.{kind[6:9]}"
-                scheme = {"dark": "#only-dark", "light": "#only-light"}.get(kind.partition(";")[2], "")
-                pictures[str(Path(page.src_uri).with_name(name))] = base64.b64decode(content)
+                scheme = {"dark": "#only-dark", "light": "#only-light"}.get(
+                    kind.partition(";")[2], ""
+                )
+                pictures[str(Path(page.src_uri).with_name(name))] = (
+                    base64.b64decode(content)
+                )
                 parts.append(f"![{description}]({name}{scheme})")
                 if scheme == "#only-light":
                     descriptions = iter([description, *descriptions])
@@ -182,17 +230,31 @@ def _shown(output: NotebookNode) -> Iterator[tuple[str, Any]]:
             yield "text/plain", output.text.rstrip("\n")
     elif output.output_type == "error":
         yield "text/plain", f"{output.ename}: {output.evalue}"
-    elif schemes := sorted((kind for kind in output.data if ";" in kind), reverse=True):  # light, then dark
+    elif schemes := sorted(
+        (kind for kind in output.data if ";" in kind), reverse=True
+    ):  # light, then dark
         yield from ((kind, output.data[kind]) for kind in schemes)
     else:
-        kind = next(kind for kind in ("text/markdown", "text/plain") if kind in output.data)
+        kind = next(
+            kind
+            for kind in ("text/markdown", "text/plain")
+            if kind in output.data
+        )
         yield kind, output.data[kind]
 
 
 def _download(cells: list[NotebookNode]) -> NotebookNode:
     """The notebook to download: without what the site hides."""
-    shown = [cell for cell in cells if "hide" not in cell.metadata.get("words", {})]
+    shown = [
+        cell for cell in cells if "hide" not in cell.metadata.get("words", {})
+    ]
     for cell in shown:
         cell.metadata.pop("words", None)
-    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    spec = {
+        "kernelspec": {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
+    }
     return new_notebook(cells=[new_code_cell(_INSTALL), *shown], metadata=spec)

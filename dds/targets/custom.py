@@ -43,7 +43,10 @@ def from_log_density(log_density: Callable[[Any], Any], like: Any, *, scale: flo
     Example:
         >>> from_log_density(lambda x: -jnp.sum(x**2), 3).dim
         3
-        >>> from_log_density(lambda tree: -tree["a"] ** 2 - tree["b"] @ tree["b"], {"a": 0.0, "b": jnp.zeros(2)}).dim
+        >>> from_log_density(
+        ...     lambda tree: -(tree["a"] ** 2) - tree["b"] @ tree["b"],
+        ...     {"a": 0.0, "b": jnp.zeros(2)},
+        ... ).dim
         3
         >>> from_log_density(lambda x: -(x**2), 3)
         Traceback (most recent call last):
@@ -83,8 +86,12 @@ def from_prior(
         ValueError: As in `from_log_density`, or if the draws of the prior are not like the parameters or not finite.
 
     Example:
-        >>> target = from_prior(lambda x: -x @ x / 200, lambda x: -(x - 3) @ (x - 3), 2,
-        ...                     sample_prior=lambda key: 10 * jax.random.normal(key, (2,)))
+        >>> target = from_prior(
+        ...     lambda x: -x @ x / 200,
+        ...     lambda x: -(x - 3) @ (x - 3),
+        ...     2,
+        ...     sample_prior=lambda key: 10 * jax.random.normal(key, (2,)),
+        ... )
         >>> 5 < float(target.start.scale[0]) < 15
         True
     """

@@ -39,7 +39,9 @@ def logistic_regression(
 
     Example:
         >>> target = logistic_regression(np.array([[1.0], [2.0]]), np.array([0, 1]))
-        >>> round(float(target.log_density(jnp.zeros(2))), 4)  # two coins, and the prior at its mode
+        >>> round(
+        ...     float(target.log_density(jnp.zeros(2))), 4
+        ... )  # two coins, and the prior at its mode
         -3.2242
     """
     require_values(np.isfinite, "features", features, "finite")

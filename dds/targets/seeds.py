@@ -17,8 +17,8 @@ def seeds() -> Target:
     With $n_j$ seeds on plate $j$, of kind $x_{1j}$ (1 for Orobanche aegyptiaca 73, 0 for 75) on extract $x_{2j}$ (1 for
     cucumber, 0 for bean),
 
-    $$r_j \sim \mathrm{Binomial}\bigl(n_j, \mathrm{logit}^{-1}(a_0 + a_1 x_{1j} + a_2 x_{2j} + a_{12} x_{1j} x_{2j} +
-    b_j)\bigr), \quad b_j \sim \mathcal N(0, 1 / \tau),$$
+    $$r_j \sim \mathrm{Binomial}\bigl(n_j, \mathrm{logit}^{-1}(\eta_j)\bigr), \quad
+    \eta_j = a_0 + a_1 x_{1j} + a_2 x_{2j} + a_{12} x_{1j} x_{2j} + b_j, \quad b_j \sim \mathcal N(0, 1 / \tau),$$
 
     with $\tau \sim \mathrm{Gamma}(0.01)$ of rate 0.01 and $a_i \sim \mathcal N(0, 10^2)$, everything normalised.
 
