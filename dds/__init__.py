@@ -53,6 +53,7 @@ __all__ = [
     "evaluation",
     "exploration",
     "families",
+    "figures",  # pyright: ignore[reportUnsupportedDunderAll]
     "from_numpyro",
     "kernels",
     "learned",
@@ -87,7 +88,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("plots", "progress"):
+    if name not in ("figures", "plots", "progress"):
         raise AttributeError(f"module 'dds' has no attribute {name!r}")
     try:  # they need packages that nothing else does
         return importlib.import_module(f"dds.{name}")

@@ -9,7 +9,6 @@ Needs the packages matplotlib and pillow, which the rest of the library does not
 is nothing to close, and no display is needed.
 """
 
-import re
 from os import PathLike
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,6 +27,7 @@ from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D
 from PIL import Image
 
+from dds._drawing import BLUE, DOTS_PER_INCH, ORANGE, SIZE, VERMILION, add_legend, plain_axes, symbol
 from dds.checks import require, typed
 from dds.types import LogDensity
 
@@ -36,11 +36,6 @@ Interval: TypeAlias = tuple[float | int, float | int]
 
 Labels: TypeAlias = tuple[str, str]
 """The names of two coordinates: `x_1` and `\\log v` are set as mathematics, words as they are."""
-
-# Okabe and Ito's colours, which the colour-blind tell apart; the map of densities runs from white, so that it prints.
-_BLUE, _ORANGE, _VERMILION = "#0072B2", "#E69F00", "#D55E00"
-_DOTS_PER_INCH = 110
-_SIZE = (6.4, 4.6)
 
 
 class Grid(NamedTuple):
@@ -241,7 +236,7 @@ def scatter(
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['exact (4)', 'sampler (3, 3 outside)']
     """
-    figure, axes = _axes(labels)
+    figure, axes = plain_axes(labels)
     if x_limits is None or y_limits is None:
         x_default, y_default = limits(samples if reference is None else reference)
         x_limits, y_limits = x_limits or x_default, y_limits or y_default
@@ -249,14 +244,14 @@ def scatter(
         _check_interval(ends, name)
     axes.set(xlim=x_limits, ylim=y_limits)
 
-    for points, name, colour in ((reference, names[1], _ORANGE), (samples, names[0], _BLUE)):
+    for points, name, colour in ((reference, names[1], ORANGE), (samples, names[0], BLUE)):
         if points is None:
             continue
         points = np.asarray(points, dtype=np.float64)
         outside = len(points) - int(_within(points, x_limits, y_limits).sum())
         count = f"{len(points)}, {outside} outside" if outside else f"{len(points)}"
         _draw_points(axes, points, colour, size=9, alpha=0.55, label=f"{name} ({count})")
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -291,13 +286,13 @@ def heat_map(
         >>> len(heat_map(grid, np.zeros((5, 2))).axes)
         2
     """
-    figure, axes = _axes(labels)
+    figure, axes = plain_axes(labels)
     image = _draw_density(axes, grid, decades)
     bar = figure.colorbar(image, ax=axes, extend="neither" if decades is None else "min", pad=0.02, aspect=30)
     bar.set_label("density")
     bar.outline.set_visible(False)
     if samples is not None:
-        _draw_points(axes, samples, _VERMILION, size=7, alpha=0.7)
+        _draw_points(axes, samples, VERMILION, size=7, alpha=0.7)
     return figure
 
 
@@ -329,7 +324,7 @@ def surface(
         '3d'
     """
     density, norm = _check_density(grid, decades)
-    figure = Figure(figsize=_SIZE, dpi=_DOTS_PER_INCH)
+    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH)
     # mplot3d declares no types, and those inferred are wrong.
     axes: Any = Axes3D(figure, (0.0, 0.06, 0.97, 0.94))
     figure.add_axes(axes)
@@ -342,7 +337,7 @@ def surface(
     axes.plot_surface(
         x, y, height, facecolors=colours, rstride=1, cstride=1, linewidth=0, antialiased=False, shade=False
     )
-    axes.set(xlabel=_label(labels[0]), ylabel=_label(labels[1]), xmargin=0, ymargin=0)
+    axes.set(xlabel=symbol(labels[0]), ylabel=symbol(labels[1]), xmargin=0, ymargin=0)
     axes.set_zlabel("density" if decades is None else r"$\log_{10}$ density", labelpad=8)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_major_locator(MaxNLocator(5))
@@ -400,18 +395,18 @@ def training_history(
         low, high = min(low, log_z), max(high, log_z)
     padding = 0.08 * (high - low) or 0.5
 
-    figure, axes = _axes(("update", f"evidence {'upper' if bound == 'EUBO' else 'lower'} bound"))
+    figure, axes = plain_axes(("update", f"evidence {'upper' if bound == 'EUBO' else 'lower'} bound"))
     left_out = f" ({values.size - len(raw)} not finite, left out)" if len(raw) < values.size else ""
     # Values far out of the picture overflow the renderer's integers.
     far = 100 * (high - low + padding)
     raw, mean = (np.clip(line, low - far, high + far) for line in (raw, mean))
-    axes.plot(update, raw, color=_BLUE, linewidth=0.6, alpha=0.35, label=f"each update{left_out}")
-    axes.plot(update, mean, color=_BLUE, linewidth=1.8, label=f"running mean of {window}")
+    axes.plot(update, raw, color=BLUE, linewidth=0.6, alpha=0.35, label=f"each update{left_out}")
+    axes.plot(update, mean, color=BLUE, linewidth=1.8, label=f"running mean of {window}")
     if log_z is not None:
-        axes.axhline(log_z, color=_VERMILION, linewidth=1.3, linestyle=(0, (5, 3)), label=r"true $\log\,Z$")
+        axes.axhline(log_z, color=VERMILION, linewidth=1.3, linestyle=(0, (5, 3)), label=r"true $\log\,Z$")
     axes.set_xlim(0, values.size + 1)
     axes.set_ylim(low - padding, high + padding)
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -457,10 +452,10 @@ def animate(
     require(0 < frames_per_second <= 50, "frames_per_second", frames_per_second, "in (0, 50]")
     require(0 <= hold < float("inf"), "hold", hold, "at least 0 and finite")
 
-    figure, axes = _axes(labels, size=(5.2, 4.0), dots_per_inch=100)
+    figure, axes = plain_axes(labels, size=(5.2, 4.0), dots_per_inch=100)
     # Flat bands of colour: a GIF has few colours, and equal neighbours take no room.
     _draw_density(axes, grid, decades, bands=12)
-    points = _draw_points(axes, np.asarray(states)[0], _VERMILION, size=8, alpha=0.8)
+    points = _draw_points(axes, np.asarray(states)[0], VERMILION, size=8, alpha=0.8)
     corner = axes.text(0.98, 0.97, "", transform=axes.transAxes, ha="right", va="top", color="0.2")
     for artist in (points, corner):
         artist.set_animated(True)
@@ -511,37 +506,6 @@ def _running_mean(values: np.ndarray, counted: np.ndarray, window: int) -> np.nd
     box = np.ones(window)
     total, count = (np.convolve(v, box, mode="same") for v in (np.where(counted, values, 0.0), counted.astype(float)))
     return total / np.maximum(count, 1)
-
-
-def _label(name: str) -> str:
-    """Sets a symbol with its subscripts as mathematics, and leaves words alone."""
-    if not re.fullmatch(r"(\\[A-Za-z]+ ?)*[A-Za-z]?([_^](\w+|\{.*\}))*", name) or not name:
-        return name
-    braced = re.sub(r"([_^])(\w+)", r"\1{\2}", name)
-    return f"${braced}$"
-
-
-def _axes(
-    labels: Labels, size: tuple[float, float] = _SIZE, dots_per_inch: int = _DOTS_PER_INCH
-) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, dpi=dots_per_inch, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(_label(labels[0]))
-    axes.set_ylabel(_label(labels[1]))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["bottom", "left"]].set_color("0.5")
-    axes.tick_params(color="0.5")
-    axes.grid(color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _legend(axes: Axes) -> None:
-    """Above the axes, where it hides nothing."""
-    place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 2, "frameon": False, "borderaxespad": 0.2}
-    for handle in axes.legend(**place, markerscale=2, columnspacing=1.5, handletextpad=0.5).legend_handles:
-        if handle is not None:
-            handle.set_alpha(1.0)
 
 
 def _draw_points(

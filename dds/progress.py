@@ -44,7 +44,7 @@ def cost(recipe: Recipe) -> str:
 
 @typed
 def bar(recipe: Recipe, console: Console | None = None) -> Callback:
-    """A bar with the running bound and the time left, in a terminal or a notebook.
+    """A progress bar with the running bound and the time left, in a terminal or a notebook.
 
     Args:
         recipe: The recipe.

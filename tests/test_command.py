@@ -54,7 +54,7 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
     assert summary["log_z"] == pytest.approx(np.log(np.mean(np.exp(log_weights))), abs=1e-4)
     with np.load(tmp_path / "parameters.npz", allow_pickle=False) as archive:
         assert {"['logits']", "['heads']", "['coordinates']['mean']"} <= set(archive.files)
-    for name in ("training", "samples", "exact", "density", "surface"):
+    for name in ("corner", "weights", "training", "samples", "exact", "density", "surface"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 500
     with Image.open(tmp_path / "animation.gif") as animation:

@@ -11,11 +11,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dds import evaluation, paths, plots, progress, training
+from dds import evaluation, figures, paths, plots, progress, training
 from dds.compiling import split
 from dds.evaluation import Report
 from dds.recipes import Recipe
-from dds.results import Result
+from dds.results import Result, draw
 from dds.sampling import BLOCK
 from dds.types import KeyArray, Target
 
@@ -65,14 +65,18 @@ def train(
 
 
 def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, labels: tuple[str, str]) -> None:
-    """Draws pictures of the first two coordinates, and the animation where paths have steps."""
+    """Draws the result in all coordinates and in the first two, and the animation where paths have steps."""
     bound, report = result.recipe.bound, result.report
+    path_key, exact_key, weights_key = split(key, 3)
+    if np.isfinite(report.log_z):
+        figures.corner(result).savefig(output / "corner.png")
+        # Those of the result are equal where it was resampled.
+        figures.weights(draw(weights_key, result, 10_000).log_weights).savefig(output / "weights.png")
     if len(result.history):
         plots.training_history(result.history, log_z=report.log_z_true, bound=bound).savefig(output / "training.png")
     if result.target.dim < 2:
         return
     points, exact = np.asarray(result.samples)[:, :2], None
-    path_key, exact_key = split(key)
     if result.target.sample is not None:
         exact = jax.jit(jax.vmap(result.target.sample))(jax.random.split(exact_key, len(points)))[:, :2]
     x_limits, y_limits = plots.limits(points if exact is None else exact, coverage=0.97)
@@ -96,28 +100,26 @@ def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, lab
     plots.animate(output / "animation.gif", jnp.swapaxes(states, 0, 1), grid, labels=labels)
 
 
-def table(console: Console, summary: dict[str, Any], figures: Report, output: Path) -> None:
+def table(console: Console, summary: dict[str, Any], report: Report, output: Path) -> None:
     """Prints the figures as a table, the verdict and where everything lies."""
     kind = f"{summary['steps']} steps" if summary["steps"] else "importance sampling"
     shown = Table(title=f"{summary['target']}, {summary['dim']} dimensions, {kind}")
     shown.add_column("")
     shown.add_column("", justify="right")
-    shown.add_row("log Z", f"{figures.log_z:.4f} ± {figures.log_z_standard_error:.4f}")
-    if figures.log_z_true is not None:
-        shown.add_row("true log Z", f"{figures.log_z_true:.4f}")
-    shown.add_row("ELBO", f"{figures.elbo:.4f}")
-    if figures.eubo is not None:
-        shown.add_row("EUBO", f"{figures.eubo:.4f}")
-    if figures.eubo_of_particles is not None:
-        shown.add_row("EUBO of refined paths", f"{figures.eubo_of_particles:.4f}")
-    shown.add_row("ESS", f"{figures.ess:.1%} of {figures.paths:,} paths")
-    shown.add_row(
-        "samples", f"worth {figures.samples:,.0f} independent ones" if np.isfinite(figures.samples) else "none"
-    )
-    if figures.missed_exact is not None:
-        missed = max(figures.missed_exact - evaluation.RARE, 0.0)
+    shown.add_row("log Z", f"{report.log_z:.4f} ± {report.log_z_standard_error:.4f}")
+    if report.log_z_true is not None:
+        shown.add_row("true log Z", f"{report.log_z_true:.4f}")
+    shown.add_row("ELBO", f"{report.elbo:.4f}")
+    if report.eubo is not None:
+        shown.add_row("EUBO", f"{report.eubo:.4f}")
+    if report.eubo_of_particles is not None:
+        shown.add_row("EUBO of refined paths", f"{report.eubo_of_particles:.4f}")
+    shown.add_row("ESS", f"{report.ess:.1%} of {report.paths:,} paths")
+    shown.add_row("samples", f"worth {report.samples:,.0f} independent ones" if np.isfinite(report.samples) else "none")
+    if report.missed_exact is not None:
+        missed = max(report.missed_exact - evaluation.RARE, 0.0)
         shown.add_row("missed, of exact samples", f"{missed:.1%}")
-    shown.add_row("Pareto k", f"{figures.pareto_k:.2f}")
+    shown.add_row("Pareto k", f"{report.pareto_k:.2f}")
     shown.add_row("seconds, of training", f"{summary['seconds']:.1f}, {summary['seconds_of_training']:.1f}")
     shown.add_row("updates", f"{summary['updates']} ({summary['skipped_updates']} skipped)")
     console.print(shown)

@@ -1,0 +1,158 @@
+"""Pictures of a result in any number of coordinates: where its samples lie, and what its weights are like.
+
+Needs the package matplotlib, as `dds.plots` does.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from dds import estimators
+from dds._drawing import BLUE, DOTS_PER_INCH, VERMILION, add_legend, plain_axes, symbol
+from dds.checks import require, typed
+from dds.plots import Interval
+from dds.results import Draws, Result
+from dds.types import LogWeights
+
+MOST = 6
+"""The most coordinates of a corner plot, where none are chosen."""
+
+
+@typed
+def columns(samples: Any) -> tuple[list[str], Float[np.ndarray, "samples dim"]]:
+    """Samples as columns of numbers with names: those of the leaves, with an index where a leaf has several numbers.
+
+    Args:
+        samples: The samples, in the structure of the user's parameters: each leaf has them along its first axis.
+
+    Returns:
+        The names and the columns.
+
+    Example:
+        >>> names, numbers = columns({"mu": np.zeros(5), "theta": np.ones((5, 2))})
+        >>> names, numbers.shape
+        (['mu', 'theta[0]', 'theta[1]'], (5, 3))
+    """
+    names, parts = [], []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(samples):
+        leaf = np.asarray(leaf, np.float64)
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "x"
+        indices = [",".join(map(str, index)) for index in np.ndindex(leaf.shape[1:])]
+        names += [f"{name}[{index}]" if index else name for index in indices]
+        parts.append(leaf.reshape(len(leaf), -1))
+    return names, np.concatenate(parts, axis=1)
+
+
+@typed
+def corner(result: Result | Draws, *, names: Sequence[str] | None = None, bins: int = 40) -> Figure:
+    """A corner plot: weighted marginals, of each coordinate on the diagonal, of each pair below it.
+
+    The axes reach over what 98 % of the weight of each coordinate lies in; the colour grows with the square root of
+    the mass, so that faint parts show.
+
+    Args:
+        result: The result, or weighted samples.
+        names: The coordinates, by their names in `columns`; by default the first `MOST`.
+        bins: The number of bins of an axis, at least 2.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: If there is no such coordinate, or there are fewer bins.
+
+    Example:
+        >>> import dds
+        >>> import jax.numpy as jnp
+        >>> log_density = lambda tree: -jnp.sum(tree["a"] ** 2) / 2
+        >>> like = {"a": np.zeros(3, np.float32)}
+        >>> result = dds.sample(jax.random.key(0), log_density, like, paths=100)
+        >>> [axes.get_ylabel() for axes in corner(result).axes if axes.get_ylabel()]
+        ['a[1]', 'a[2]']
+    """
+    require(bins >= 2, "bins", bins, "at least 2")
+    known, numbers = columns(result.samples)
+    chosen = list(known[:MOST] if names is None else names)
+    for name in chosen:
+        require(name in known, "names", repr(name), f"one of {', '.join(known)}")
+    numbers = numbers[:, [known.index(name) for name in chosen]]
+    weights = np.exp(np.asarray(result.log_weights, np.float64) - np.max(result.log_weights))
+    weights /= weights.sum()
+    reach = [_reach(column, weights) for column in numbers.T]
+    count = len(chosen)
+    side = 1.6 * count + 0.8
+    figure = Figure(figsize=(side, side), dpi=DOTS_PER_INCH, layout="constrained")
+    grid = figure.subplots(count, count, squeeze=False, sharex="col")
+    for i in range(count):
+        for j in range(count):
+            axes = grid[i, j]
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(color="0.5", labelsize=7)
+            if j > i:
+                axes.set_visible(False)
+            elif i == j:
+                options = {"color": BLUE, "histtype": "stepfilled", "alpha": 0.75}
+                axes.hist(numbers[:, i], bins=bins, range=reach[i], weights=weights, **options)
+                axes.set_yticks([])
+            else:
+                pair = [reach[j], reach[i]]
+                mass, x, y = np.histogram2d(numbers[:, j], numbers[:, i], bins=bins, range=pair, weights=weights)
+                axes.pcolormesh(x, y, np.sqrt(mass.T), cmap="Blues", rasterized=True)
+            if i == count - 1:
+                axes.set_xlabel(symbol(chosen[j]))
+            if j == 0 < i:
+                axes.set_ylabel(symbol(chosen[i]))
+    return figure
+
+
+@typed
+def weights(log_weights: LogWeights) -> Figure:
+    r"""How heavy the tail of weights is: the share of paths with a larger weight, against the weight, both logarithmic.
+
+    The line has the slope $-1/k$ of a Pareto tail of the fitted shape $k$ (`dds.estimators.pareto_k`), where k is
+    above zero: beyond it weights have no variance for a k above 0.5, and no mean above 1.
+
+    Args:
+        log_weights: Log weights of `dds.estimators.LEAST` or more paths.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: If there are fewer, or none is above zero.
+
+    Example:
+        >>> figure = weights(
+        ...     np.random.default_rng(0).normal(size=1000).astype(np.float32)
+        ... )
+        >>> figure.axes[0].get_legend().get_texts()[0].get_text()[:23]
+        '1,000 paths, Pareto k 0'
+    """
+    shape, values = estimators.pareto_k(log_weights), np.asarray(log_weights, np.float64)
+    values = np.sort(values[np.isfinite(values)])[::-1]
+    require(values.size > 0, "log_weights", "none that is finite", "one or more")
+    relative = np.exp(values - estimators.log_z(log_weights).value)
+    shares = np.arange(1, values.size + 1) / log_weights.size
+    figure, axes = plain_axes(("weight, over their mean", "share of paths with a larger weight"))
+    axes.loglog(relative, shares, color=BLUE, linewidth=1.8, label=f"{log_weights.size:,} paths, Pareto k {shape:.2f}")
+    if 0 < shape < np.inf:
+        start = min(int(3 * np.sqrt(values.size)), values.size // 5)
+        line = shares[start] * (relative[: start + 1] / relative[start]) ** (-1 / shape)
+        style = {"color": VERMILION, "linewidth": 1.3, "linestyle": (0, (5, 3))}
+        axes.loglog(relative[: start + 1], line, **style, label="a Pareto tail of this k")
+    axes.set_xlim(1e-2, 2 * max(relative.max(), 1.0))
+    add_legend(axes)
+    return figure
+
+
+def _reach(values: Float[np.ndarray, " samples"], weights: Float[np.ndarray, " samples"]) -> Interval:
+    order = np.argsort(values)
+    shares = np.cumsum(weights[order])
+    ends = (values[order[min(int(np.searchsorted(shares, q)), values.size - 1)]] for q in (0.01, 0.99))
+    low, high = (float(end) for end in ends)
+    margin = 0.1 * (high - low) or 0.5
+    return low - margin, high + margin
