@@ -197,6 +197,7 @@ def _render(page: File, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
         if "hide" not in words:
             parts.append(f"```python\n{cell.source}\n```")
         descriptions = iter(words.get("alt", "").split("|"))
+        several: dict[str, str] = {}
         for output in cell.outputs:
             for kind, content in _shown(output):
                 if not kind.startswith("image/"):
@@ -217,9 +218,24 @@ def _render(page: File, notebook: NotebookNode) -> tuple[str, dict[str, bytes]]:
                 pictures[str(Path(page.src_uri).with_name(name))] = (
                     base64.b64decode(content)
                 )
-                parts.append(f"![{description}]({name}{scheme})")
+                picture = f"![{description}]({name}{scheme})"
+                if "|" in words["alt"]:
+                    several[description] = (
+                        several.get(description, "") + picture
+                    )
+                else:
+                    parts.append(picture)
                 if scheme == "#only-light":
                     descriptions = iter([description, *descriptions])
+        if several:
+            figures = [
+                f"<figure markdown='span'>{picture}<figcaption>{description}</figcaption></figure>"
+                for description, picture in several.items()
+            ]
+            inner = "\n\n".join(figures)
+            parts.append(
+                f"<div class='pictures' markdown>\n\n{inner}\n\n</div>"
+            )
     return "\n\n".join(parts) + "\n", pictures
 
 
