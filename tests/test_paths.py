@@ -115,6 +115,10 @@ def test_the_weight_of_a_path_keeps_precision_far_out(steps):
     ends = (np.sum(y[-1] ** 2) - np.sum(y[0] ** 2)) / 2 + 2 * np.log(3)
     assert path.log_reference == pytest.approx(ends, rel=1e-6, abs=1e-5)
     assert path.log_prior == pytest.approx(float(mixtures.log_density(far, path.states[0])))
+    if not steps:  # a target that is the prior: what the path drew is what the target thinks of it
+        pushed = mixtures.push(sampler.coordinates, far)
+        weight = losses.log_weight(path, lambda x: mixtures.log_density(pushed, x))
+        assert weight == pytest.approx(0.0, abs=0.05)
 
 
 def test_a_path_is_made_of_public_steps():
