@@ -55,6 +55,7 @@ def log_bayes_factor(one: Result, other: Result) -> Estimate:
 
     Example:
         >>> import dds
+        >>> import jax
         >>> one = dds.sample(
         ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
         ... )
@@ -84,6 +85,7 @@ def compare(results: Mapping[str, Result]) -> list[Model]:
 
     Example:
         >>> import dds
+        >>> import jax
         >>> one = dds.sample(
         ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
         ... )
