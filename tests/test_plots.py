@@ -468,11 +468,9 @@ def test_a_corner_plot_shows_weighted_marginals_by_name():
     assert len(shown) == 6
     assert [axes.get_ylabel() for axes in shown if axes.get_ylabel()] == ["a[1]", "$b$"]
     assert [axes.get_xlabel() for axes in shown if axes.get_xlabel()] == ["a[0]", "a[1]", "$b$"]
-    heights = shown[0].patches[0].get_path().vertices[:, 1]
-    assert heights[np.argmax(shown[0].patches[0].get_path().vertices[:, 0])] > 0
     left, right = shown[0].get_xlim()
     assert (left, right) == (pytest.approx(0.0, abs=0.1), pytest.approx(1.1, abs=0.05))
-    vertices = shown[0].patches[0].get_path().vertices
+    vertices = np.asarray(shown[0].patches[0].get_path().vertices)
     low, high = (vertices[np.abs(vertices[:, 0] - at) < 0.06, 1].max() for at in (0.3, 0.9))
     assert high / low == pytest.approx(3, rel=0.3)
 
@@ -490,11 +488,11 @@ def test_the_tail_of_weights_is_a_line_of_the_fitted_shape():
     rng = np.random.default_rng(0)
     log_weights = (-0.6 * np.log(rng.random(20_000))).astype(np.float32)
     axes = figures.weights(log_weights).axes[0]
-    x, y = axes.lines[1].get_data()
+    x, y = np.asarray(axes.lines[1].get_data())
     slope = np.diff(np.log(y[[0, -1]]))[0] / np.diff(np.log(x[[0, -1]]))[0]
     assert slope == pytest.approx(-1 / estimators.pareto_k(log_weights), rel=1e-3)
     assert slope == pytest.approx(-1 / 0.6, rel=0.2)
-    shares, own = axes.lines[0].get_ydata(), axes.lines[0].get_xdata()
+    own, shares = np.asarray(axes.lines[0].get_data())
     at = np.searchsorted(-own, -own[200])
     assert shares[at] == pytest.approx(201 / 20_000)
     with pytest.raises(ValueError, match="log_weights must be one or more, got none that is finite"):
