@@ -15,6 +15,7 @@ import numpy as np
 
 from dds.checks import require, typed
 from dds.estimators import Estimate
+from dds.evaluation import findings
 from dds.results import Result
 
 
@@ -86,12 +87,10 @@ def compare(results: Mapping[str, Result]) -> list[Model]:
     Example:
         >>> import dds
         >>> import jax
-        >>> one = dds.sample(
-        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
-        ... )
-        >>> other = dds.sample(
-        ...     jax.random.key(1), lambda x: -jnp.sum(x**2) / 2 - 3, 2, paths=100
-        ... )
+        >>> normal = lambda x: -jnp.sum(x**2) / 2  # log Z is 1.84
+        >>> one = dds.sample(jax.random.key(0), normal, 2, paths=100)
+        >>> less = one.log_z._replace(value=one.log_z.value - 3)
+        >>> other = one._replace(log_z=less)
         >>> [
         ...     (model.name, round(model.probability, 2))
         ...     for model in compare({"a": other, "b": one})
@@ -107,6 +106,6 @@ def compare(results: Mapping[str, Result]) -> list[Model]:
     for (name, result), share in zip(ordered, shares / shares.sum(), strict=True):
         value, error = (float(part) for part in log_bayes_factor(result, best))
         own = (float(result.log_z.value), float(result.log_z.standard_error))
-        trusted = result.verdict.startswith("Trust")
+        trusted = all(finding.holds for finding in findings(result.report))
         models.append(Model(name, *own, value, error if result is not best else 0.0, float(share), trusted))
     return models

@@ -409,7 +409,7 @@ def _seldom(share: float, points: str) -> str:
     if not np.isfinite(share):
         return f"the check by {points} failed"
     seldom = "the sampler hardly visits where they are"
-    return f"of {points} {share:.2g} have weights that {RARE:.2g} of them should have: {seldom}"
+    return f"of {points} {share:.1%} have weights that {RARE:.0%} should have: {seldom}"
 
 
 def _by_other_estimates(report: Report) -> list[Finding]:

@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from dds import estimators
+from dds import estimators, plots
 from dds._drawing import BLUE, DOTS_PER_INCH, VERMILION, add_legend, plain_axes, symbol
 from dds.checks import require, typed
-from dds.plots import Interval
 from dds.results import Draws, Result
 from dds.types import LogWeights
 
@@ -80,28 +79,28 @@ def corner(result: Result | Draws, *, names: Sequence[str] | None = None, bins: 
     for name in chosen:
         require(name in known, "names", repr(name), f"one of {', '.join(known)}")
     numbers = numbers[:, [known.index(name) for name in chosen]]
-    weights = np.exp(np.asarray(result.log_weights, np.float64) - np.max(result.log_weights))
-    weights /= weights.sum()
-    reach = [_reach(column, weights) for column in numbers.T]
+    log_weights = np.asarray(result.log_weights)
+    shares = np.exp(np.asarray(log_weights, np.float64) - log_weights.max())
+    shares /= shares.sum()
+    reach = [_reach(column, shares) for column in numbers.T]
     count = len(chosen)
     side = 1.6 * count + 0.8
     figure = Figure(figsize=(side, side), dpi=DOTS_PER_INCH, layout="constrained")
-    grid = figure.subplots(count, count, squeeze=False, sharex="col")
+    panels = figure.subplots(count, count, squeeze=False, sharex="col")
     for i in range(count):
         for j in range(count):
-            axes = grid[i, j]
+            axes = panels[i, j]
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(color="0.5", labelsize=7)
             if j > i:
                 axes.set_visible(False)
             elif i == j:
                 options = {"color": BLUE, "histtype": "stepfilled", "alpha": 0.75}
-                axes.hist(numbers[:, i], bins=bins, range=reach[i], weights=weights, **options)
+                axes.hist(numbers[:, i], bins=bins, range=reach[i], weights=shares, **options)
                 axes.set_yticks([])
             else:
-                pair = [reach[j], reach[i]]
-                mass, x, y = np.histogram2d(numbers[:, j], numbers[:, i], bins=bins, range=pair, weights=weights)
-                axes.pcolormesh(x, y, np.sqrt(mass.T), cmap="Blues", rasterized=True)
+                grid = plots.histogram_grid(numbers[:, [j, i]], reach[j], reach[i], log_weights=log_weights, bins=bins)
+                axes.pcolormesh(grid.x, grid.y, np.sqrt(grid.density), cmap="Blues", rasterized=True)
             if i == count - 1:
                 axes.set_xlabel(symbol(chosen[j]))
             if j == 0 < i:
@@ -149,10 +148,10 @@ def weights(log_weights: LogWeights) -> Figure:
     return figure
 
 
-def _reach(values: Float[np.ndarray, " samples"], weights: Float[np.ndarray, " samples"]) -> Interval:
+def _reach(values: Float[np.ndarray, " samples"], shares: Float[np.ndarray, " samples"]) -> plots.Interval:
     order = np.argsort(values)
-    shares = np.cumsum(weights[order])
-    ends = (values[order[min(int(np.searchsorted(shares, q)), values.size - 1)]] for q in (0.01, 0.99))
+    below = np.cumsum(shares[order])
+    ends = (values[order[min(int(np.searchsorted(below, q)), values.size - 1)]] for q in (0.01, 0.99))
     low, high = (float(end) for end in ends)
     margin = 0.1 * (high - low) or 0.5
     return low - margin, high + margin

@@ -14,8 +14,8 @@ $$ \begin{aligned} \log w &= \log\gamma(y_K) - \log p_0(y_0) + \log\frac{\pi_0(y
    + \sum_k \log \frac{B_k(y_k \mid y_{k+1})}{R^*_k(y_k \mid y_{k+1})}, \end{aligned} $$
 
 the paper's form: for DDS the last sum is zero and each term of the first is $\sqrt{b_k}\,u \cdot \epsilon_k +
-b_k \lVert u \rVert^2 / 2$. It is the one computed here, for in it no two large numbers cancel. A path brings all of it
-but $\gamma$.
+b_k \lVert u \rVert^2 / 2$. It is the one computed here, for in it no densities of single steps cancel, which are huge
+where steps are small. A path brings all of it but $\gamma$.
 
 A loss is a function of `(sampler, key)`; what else it takes is bound by `functools.partial` or a closure.
 

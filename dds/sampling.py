@@ -120,8 +120,9 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
 
     The two looks are independent. If the second finds modes that the first does not cover, both are made again, the
     first with these modes. If it finds particles where the first would not draw, a component is added for them, where
-    that helps, and more particles are asked. If something lies farther out than any draw, the prior is widened. If what
-    was found is not enough, it is adapted in all coordinates of a neck, and then to particles (`dds.remedies`).
+    that helps, and more particles are asked. If something lies farther out than any draw, the prior is widened. Where
+    none of this changes what was found, the prior is adapted in all coordinates of a neck, or else to particles
+    (`dds.remedies`). It ends where nothing new comes of it.
 
     Args:
         key: The random key.
@@ -144,11 +145,12 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
     cost = explored.evaluations + found.evaluations
-    looked, tempered, widened, straightened = Looked(found, explored, None, cost), False, False, False
+    looked, tried = Looked(found, explored, None, cost), set()
     for i in range(LOOKS):
         evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
-        if found.ess < search.POOR and not tempered:
-            found, before, tempered = remedies.temper(temper_key, log_density, start, found), found, True
+        if found.ess < search.POOR and "temper" not in tried:
+            found, before = remedies.temper(temper_key, log_density, start, found), found
+            tried.add("temper")
             cost += found.evaluations - before.evaluations
         if found.ess == 0:
             looked = looked._replace(found=found, explored=explored)
@@ -161,36 +163,34 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         doubts = _doubts(result.report)
         if met(result, goal) or i == LOOKS - 1 or spent(goal, started):
             break
-        heavy = not widened and bool({"pareto_k", "missed_tails"} & doubts)
+        heavy = "widen" not in tried and bool({"pareto_k", "missed_tails"} & doubts)
+        before, asked = found, explored
         if "missed_modes" in doubts:
             known = explored.modes
-            found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
-            explored, tempered = exploration.explore(explore_key, log_density, start), False
+            before = found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
+            explored, tried = exploration.explore(explore_key, log_density, start), set()
             cost += found.evaluations + explored.evaluations
-        elif "missed_mass" in doubts:
+        elif "missed_mass" in doubts and len(explored.points) <= exploration.EXPLORERS:
             # Is it chance? More particles say, and whether a component for those that were missed is enough.
-            if len(explored.points) > exploration.EXPLORERS and not heavy:
-                break
-            found, before = remedies.extend(search_key, log_density, found, explored.points), found
+            found = remedies.extend(search_key, log_density, found, explored.points)
             explored = exploration.explore(explore_key, log_density, start, count=4 * exploration.EXPLORERS)
-            cost += found.evaluations - before.evaluations + explored.evaluations
-        elif found.few and not (heavy or straightened):
-            before, straightened = found, True
-            found = remedies.straighten(search_key, log_density, before)
-            cost += found.evaluations - before.evaluations
-        elif not (heavy or tempered):
-            # The effective sample size of a part of the target is not to be compared with.
-            ess = search.POOR if "missed_tails" in doubts else result.report.ess
-            before, tempered = found._replace(ess=ess), True
-            found = remedies.temper(temper_key, log_density, start, before)
-            cost += found.evaluations - before.evaluations
-            if found.prior is before.prior:
-                break
-        elif not heavy:
+            cost += explored.evaluations
+        elif "missed_mass" in doubts and not heavy:
             break
         if heavy:
-            found, before, widened = remedies.widen(temper_key, log_density, found), found, True
-            cost += found.evaluations - before.evaluations
+            found = remedies.widen(temper_key, log_density, found)
+            tried.add("widen")
+        if explored is asked and found.prior is before.prior and found.few and "straighten" not in tried:
+            found = remedies.straighten(search_key, log_density, found)
+            tried.add("straighten")
+        if explored is asked and found.prior is before.prior and "temper" not in tried:
+            # The effective sample size of a part of the target is not to be compared with.
+            ess = search.POOR if "missed_tails" in doubts else result.report.ess
+            found = remedies.temper(temper_key, log_density, start, found._replace(ess=ess))
+            tried.add("temper")
+        cost += found.evaluations - before.evaluations
+        if explored is asked and found.prior is before.prior:
+            break
     return looked._replace(evaluations=cost)
 
 

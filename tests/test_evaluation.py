@@ -66,10 +66,10 @@ def with_some(count, value, total=1000, rest=0.0):
         (
             {"missed_exact": 0.02},
             {"missed_exact": 0.021},
-            "of exact samples 0.021 have weights that 0.01 of them should",
+            "of exact samples 2.1% have weights that 1% should have",
         ),
         ({"missed_exact": None}, {"missed_exact": np.nan}, "the check by exact samples failed"),
-        ({"missed_mass": 0.03}, {"missed_mass": 0.031}, "of points found by other means 0.031 have weights that 0.01"),
+        ({"missed_mass": 0.03}, {"missed_mass": 0.031}, "of points found by other means 3.1% have weights that 1%"),
         ({"missed_mass": None}, {"missed_mass": np.nan}, "the check by points found by other means failed"),
         # Another sampler's larger log Z counts beyond four standard errors of the difference; a smaller one does not.
         (

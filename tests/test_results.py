@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import dds
-from dds import families, losses, normal, recipes, storage, training
+from dds import evaluation, exploration, families, losses, normal, recipes, results, storage, training
 
 LOG_Z = 1.5 * np.log(2 * np.pi) + np.log(2.0)
 SHIFT = jnp.array([1.0, -2.0])
@@ -199,11 +199,12 @@ def test_a_sampler_of_one_of_two_modes_is_found_out_both_ways():
 
 
 def test_models_are_compared_by_their_evidence():
-    def result_of(log_z, error, verdict="Trust"):
+    def result_of(log_z, error, truth=0.0):
         estimate = dds.estimators.Estimate(jnp.asarray(log_z), jnp.asarray(error))
-        return dds.Result(*[None] * len(dds.Result._fields))._replace(log_z=estimate, verdict=verdict)
+        report = evaluation.summarise(np.zeros(1000, np.float32), log_z_true=truth)
+        return dds.Result(*[None] * len(dds.Result._fields))._replace(log_z=estimate, report=report)
 
-    models = {"a": result_of(-2.0, 0.03), "b": result_of(1.0, 0.04), "c": result_of(0.0, 0.0, "Do not trust")}
+    models = {"a": result_of(-2.0, 0.03), "b": result_of(1.0, 0.04), "c": result_of(0.0, 0.0, truth=1.0)}
     best, second, last = dds.compare(models)
     assert [model.name for model in (best, second, last)] == ["b", "c", "a"]
     assert [model.trusted for model in (best, second, last)] == [True, False, True]
@@ -214,3 +215,19 @@ def test_models_are_compared_by_their_evidence():
     np.testing.assert_allclose([m.probability for m in (best, second, last)], weights / weights.sum(), rtol=1e-5)
     with pytest.raises(ValueError, match="results must be one or more, got none"):
         dds.compare({})
+
+
+def test_where_mass_lies_farther_out_is_said():
+    def log_density(x):
+        return jax.scipy.stats.norm.logpdf(x[0]) + jax.scipy.stats.cauchy.logpdf(x[1])
+
+    target = dds.targets.from_log_density(log_density, 2)
+    place = normal.Normal(jnp.zeros(2), jnp.array([1.0, 4.0]))
+    plan = recipes.Plan("importance", "an example", recipes.NO_STEPS, place)
+    recipe = recipes.build(plan, target)
+    explored = exploration.explore(jax.random.key(0), log_density, recipes.starting_point(target))
+    explored = explored._replace(settled=False)  # so that only the stretched samples can say it
+    fit = training.fit(jax.random.key(1), *recipe[:4])
+    report = results.evaluate(jax.random.key(2), target, recipe, fit, paths=4000, explored=explored).report
+    assert report.missed_tails > evaluation.MISSED_TAILS
+    assert report.where.startswith("at coordinate 1 about")

@@ -9,7 +9,7 @@ from jax.scipy.stats import cauchy, norm
 
 import dds
 from dds import conditional, modes, normal, remedies, search, tails
-from dds.types import Normal
+from dds.types import Normal, Product
 
 COUNT = 10_000
 
@@ -119,6 +119,22 @@ def test_a_prior_is_widened_where_something_lies_beyond():
     scales = np.asarray(dds.mixtures.moments(wider.prior).scale)
     assert scales[0, 0] > 20
     assert np.abs(np.diagonal(scales)[1:]).max() < 3
+
+
+def test_a_product_is_widened_by_a_small_share_in_each_coordinate():
+    def log_density(x):
+        return cauchy.logpdf(x[0]) + norm.logpdf(x[1:]).sum()
+
+    found = search.search(jax.random.key(0), log_density, normal.standard(4))
+    one = dds.mixtures.of_normal(normal.standard(1))
+    factors = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), one)
+    narrow = found._replace(few=(), coordinates=normal.standard(4), prior=Product(factors), ess=0.5)
+    wider = remedies.widen(jax.random.key(1), log_density, narrow)
+    shares = np.exp(np.asarray(wider.prior.factors.log_shares))
+    assert shares.shape[1] > 1
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(shares[:, -1], remedies.SHARE / 4, rtol=1e-5)
+    assert np.asarray(wider.prior.factors.scales)[0].max() > 5
 
 
 def test_nothing_is_widened_in_vain():

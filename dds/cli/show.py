@@ -70,8 +70,9 @@ def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, lab
     path_key, exact_key, weights_key = split(key, 3)
     if np.isfinite(report.log_z):
         figures.corner(result).savefig(output / "corner.png")
-        # Those of the result are equal where it was resampled.
-        figures.weights(draw(weights_key, result, 10_000).log_weights).savefig(output / "weights.png")
+        resampled = np.ptp(result.log_weights) == 0  # then others show what its weights are like
+        weighted = draw(weights_key, result, len(result.log_weights)) if resampled else result
+        figures.weights(weighted.log_weights).savefig(output / "weights.png")
     if len(result.history):
         plots.training_history(result.history, log_z=report.log_z_true, bound=bound).savefig(output / "training.png")
     if result.target.dim < 2:
