@@ -25,8 +25,11 @@ if jaxlib.version.__version__ in BROKEN:
         stacklevel=2,
     )
 
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 1}
 """Compiler options with which XLA compiles twice as fast for a CPU, and the program is a little slower."""
+
+if jaxlib.version.__version_info__ < (0, 11):  # later ones refuse a program with an option that is gone
+    QUICK["xla_cpu_use_fusion_emitters"] = False
 
 once: Callable[..., Any] = partial(jax.jit, compiler_options=QUICK)
 """`jax.jit` for what runs so seldom that compiling takes longer than running."""

@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jaxlib.version
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from mkdocs.config.defaults import MkDocsConfig
@@ -42,9 +43,10 @@ KERNELS = 2
 # Most of the time of a short run is compilation, so it is asked for less effort.
 _QUICK = {
     "xla_backend_optimization_level": "1",
-    "xla_cpu_use_fusion_emitters": "false",
     "xla_llvm_disable_expensive_passes": "true",
 }
+if jaxlib.version.__version_info__ < (0, 11):  # a later XLA ends at this flag
+    _QUICK["xla_cpu_use_fusion_emitters"] = "false"
 ENVIRONMENT = {
     "XLA_FLAGS": " ".join(
         f"--{name}={value}" for name, value in _QUICK.items()

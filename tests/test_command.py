@@ -64,6 +64,7 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
         assert words in printed
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_training(monkeypatch, tmp_path):
     run(monkeypatch, "funnel", *SMALL, "--dim", 3, "--no-pictures", "--seconds", "1e-6", "--output", tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text())["updates"] == 25  # it ends with its first block
@@ -80,6 +81,7 @@ def test_plain_dds_and_the_same_seed(monkeypatch, tmp_path):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_several_modes_are_trained_on_with_the_forward_loss(monkeypatch, tmp_path):
     run(monkeypatch, "mixture", *SMALL, "--no-pictures", "--output", tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -138,6 +140,7 @@ def test_what_is_wrong_is_said_in_one_line(monkeypatch, tmp_path, arguments, mes
         run(monkeypatch, *arguments, "--output", tmp_path)
 
 
+@pytest.mark.slow
 def test_tracking_logs_progress_figures_and_pictures_offline(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     logged, init = [], wandb.init
@@ -216,6 +219,7 @@ def wait_for(path, process):
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     with start(tmp_path / "killed") as process:
         wait_for(tmp_path / "killed" / "checkpoint.npz", process)
@@ -232,6 +236,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
     assert not (tmp_path / "killed" / "checkpoint.npz").exists()
 
 
+@pytest.mark.slow
 def test_more_samples_of_a_finished_run(monkeypatch, tmp_path, capsys):
     run(monkeypatch, *LONG[:-2], "--updates", "25", "--no-whiten", "--no-pictures", "--output", tmp_path / "run")
     run(monkeypatch, "--load", tmp_path / "run", "--samples", 70, "--seed", 8, "--output", tmp_path / "more")
@@ -240,6 +245,7 @@ def test_more_samples_of_a_finished_run(monkeypatch, tmp_path, capsys):
     assert "The verdict of the run was" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupting_evaluates_and_saves_what_there_is(tmp_path, number):
     with start(tmp_path, "--updates", "1000000") as process:

@@ -91,6 +91,7 @@ def test_a_loaded_result_can_be_trained_further(result, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *runs)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_ones_own(tmp_path):
     def flat(x):
         return -jnp.sum(x**2) / 2
@@ -109,6 +110,7 @@ def test_a_recipe_of_ones_own(tmp_path):
     np.testing.assert_array_equal(loaded.log_weights, result.log_weights)
 
 
+@pytest.mark.slow
 def test_progress_is_shown(capsys):
     target = dds.targets.gaussian(jnp.zeros(2), jnp.eye(2))
     dds.sample(jax.random.key(0), target, paths=50, recipe=small(target), progress=dds.progress.lines)
@@ -133,6 +135,7 @@ def test_what_is_wrong_is_said_before_anything_is_spent(call, message):
         call(jax.random.key(0), lambda x: -jnp.sum(x**2))
 
 
+@pytest.mark.slow
 def test_choices():
     normal_target = dds.targets.gaussian(jnp.zeros(3), jnp.eye(3))
     assert small(normal_target).plan.kind == "gates"

@@ -99,6 +99,7 @@ def test_a_rung_that_finds_less_than_another_does_not_end_the_climb(monkeypatch,
     assert best.verdict.startswith("Trust")
 
 
+@pytest.mark.slow
 def test_a_mode_that_only_the_second_look_finds_is_looked_for_again(monkeypatch):
     # In few dimensions the wide component of the prior would cover both.
     two = dds.targets.gaussian_mixture(jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(6)[0]), jnp.array([1.0, 0.5]))
@@ -140,6 +141,7 @@ def test_paths_that_end_where_the_density_is_not_a_number_count_as_zero():
     assert result.verdict.startswith("Do not trust")
 
 
+@pytest.mark.slow
 def test_a_doubt_by_few_particles_is_asked_of_more(monkeypatch):
     target = dds.targets.gaussian(jnp.zeros(2), jnp.eye(2))._replace(sample=None, log_z=None)
     evaluate, asked = sampling.evaluate, []
@@ -167,6 +169,7 @@ def test_a_sampler_that_finds_less_than_another_is_doubted(result):
     assert sampling.beside([result, broken])[0].report.log_z_of_another is None
 
 
+@pytest.mark.slow
 def test_in_many_dimensions_modes_are_the_only_check():
     dim = modes.DENSE + 1
     means = jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(dim)[0])

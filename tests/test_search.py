@@ -159,6 +159,7 @@ def test_two_modes_of_which_the_smaller_is_narrower():
     assert missed(two_modes, found, both_modes()).tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_known_modes_are_covered_and_points_that_are_missed():
     # The start does not reach the mode to the right.
     start = Normal(jnp.asarray(LEFT, jnp.float32), jnp.array(0.5))
@@ -182,6 +183,7 @@ def test_known_modes_are_covered_and_points_that_are_missed():
         requires_z(drawn(two_modes, better)[1])
 
 
+@pytest.mark.slow
 def test_a_weaker_neck_among_the_other_coordinates_is_straightened():
     # One neck is known, and the other coordinates hold another: given the first they are not normal.
     def log_density(x):

@@ -78,7 +78,7 @@ def test_rounding_far_out_is_no_mass():
     def weigh(points):
         return jax.vmap(lambda x: log_density(x) - normal.log_density(here, x))(points)
 
-    assert tails.beyond(jax.random.key(1), log_density, here, weigh, x, weigh(x)).share == 0
+    assert tails.beyond(jax.random.key(1), log_density, here, weigh, x, weigh(x)).share < 1e-9
 
 
 def test_the_far_end_of_a_neck_in_coordinates_that_know_of_it():
@@ -106,6 +106,7 @@ def test_the_far_end_of_a_neck_in_coordinates_that_know_of_it():
     assert found.share == pytest.approx(truth, rel=0.35)
 
 
+@pytest.mark.slow
 def test_a_prior_is_widened_where_something_lies_beyond():
     def log_density(x):
         return cauchy.logpdf(x[0]) + norm.logpdf(x[1:]).sum() + 2.0
@@ -121,6 +122,7 @@ def test_a_prior_is_widened_where_something_lies_beyond():
     assert np.abs(np.diagonal(scales)[1:]).max() < 3
 
 
+@pytest.mark.slow
 def test_a_product_is_widened_by_a_small_share_in_each_coordinate():
     def log_density(x):
         return cauchy.logpdf(x[0]) + norm.logpdf(x[1:]).sum()
