@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dds import estimators, mixtures, normal
+from dds import devices, estimators, mixtures, normal
 from dds.checks import require, typed
-from dds.compiling import once
+from dds.compiling import QUICK, once
 from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Mixture, Normal, Product
 
 FLAT = 5
@@ -105,7 +105,7 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
     require(draws >= 2, "draws", draws, "at least 2")
     place, inside = normal.bijection(coordinates), normal.pull_back(coordinates, log_density)
 
-    @once
+    @partial(devices.program, compiler_options=QUICK)
     def draw(key: KeyArray, prior: Mixture | Product) -> Round:
         prior = prior if isinstance(prior, Product) else mixtures.extend(prior, place.dim)
         drawn = jax.random.normal(key, (draws, mixtures.noise_size(prior)), jax.tree.leaves(prior)[0].dtype)
@@ -115,7 +115,7 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
             log_w = inside(y) - mixtures.log_density(prior, y)
             return y, jnp.where(jnp.isnan(log_w) | jnp.isposinf(log_w), -jnp.inf, log_w)
 
-        return Round(*jax.lax.map(one, drawn, batch_size=512))
+        return Round(*devices.share(one, batch_size=512)(drawn))
 
     return draw
 

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from dds import devices
 from dds.checks import require, typed
 from dds.paths import noise_path, retrace, sample_path
 from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Path, Sampler, Scalar, State
@@ -97,7 +98,7 @@ def log_weights(
     def one(key: KeyArray) -> Scalar:
         return log_weight(sample_path(key, sampler, stick_the_landing=stick_the_landing), log_density)
 
-    return jax.vmap(one)(jax.random.split(key, paths))
+    return devices.share(one)(jax.random.split(key, paths))
 
 
 @typed
@@ -222,7 +223,7 @@ def forward_kl(
     def one(key: KeyArray, x) -> Scalar:
         return log_weight(noise_path(key, sampler, x), log_density)
 
-    return _mean_of_finite(jax.vmap(one)(jax.random.split(noise_key, paths), x))
+    return _mean_of_finite(devices.share(one)(jax.random.split(noise_key, paths), x))
 
 
 @typed
@@ -266,4 +267,4 @@ def log_variance(sampler: Sampler, key: KeyArray, *, log_density: LogDensity, pa
         states = jax.lax.stop_gradient(sample_path(key, sampler).states)
         return log_weight(retrace(states, sampler), log_density)
 
-    return jnp.var(jax.vmap(one)(jax.random.split(key, paths)), ddof=1)
+    return jnp.var(devices.share(one)(jax.random.split(key, paths)), ddof=1)

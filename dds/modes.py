@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from dds import normal
+from dds import devices, normal
 from dds.checks import require, typed
-from dds.compiling import once
+from dds.compiling import QUICK, once
 from dds.types import KeyArray, LogDensity, Mixture, Normal, Scalar, State
 
 SPREADS = (1.0, 1.0, 0.3, 2.0)
@@ -262,7 +262,7 @@ def _starts(count: int, key: KeyArray, start: Normal) -> Float[Array, "count dim
     return jax.vmap(partial(normal.reparameterise, start))(spreads[:, None] * noise)
 
 
-@partial(once, static_argnums=(0, 1))
+@partial(devices.program, static=2, compiler_options=QUICK)
 def _climb(
     log_density: LogDensity, iterations: int, starts: Float[Array, "starts dim"], unit: State
 ) -> tuple[Array, Array, Int[Array, " starts"]]:
@@ -299,7 +299,7 @@ def _climb(
         x, _, climbs, value, *_ = jax.lax.while_loop(unfinished, climb, first)
         return x, -value, climbs
 
-    ends, values, climbs = jax.lax.map(one, starts / unit[None], batch_size=256)
+    ends, values, climbs = devices.share(one, batch_size=256)(starts / unit[None])
     return ends * unit[None], values, climbs
 
 
@@ -334,7 +334,7 @@ def _masses(log_density: LogDensity, point: State, spread: State) -> Float[Array
     return jax.lax.map(mass, jnp.asarray(WIDTHS, point.dtype))
 
 
-@partial(once, static_argnums=0)
+@partial(devices.program, static=1, compiler_options=QUICK)
 def _look(
     log_density: LogDensity, points: Float[Array, "points dim"]
 ) -> tuple[Array, Array, Array, Bool[Array, " points"]]:
@@ -353,7 +353,7 @@ def _look(
         # Where there is a slope, in standard deviations, the climb did not arrive: as in a curved valley.
         return x, scale, mass, jnp.isfinite(scale).all() & jnp.isfinite(mass) & (jnp.linalg.norm(slope) < 0.1)
 
-    return jax.lax.map(look, points, batch_size=64)
+    return devices.share(look, batch_size=64)(points)
 
 
 def factor_of_inverse(precision: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import estimators, evaluation, exploration, losses, normal, recipes, smc, tails, training
+from dds import devices, estimators, evaluation, exploration, losses, normal, recipes, smc, tails, training
 from dds.checks import require, typed
-from dds.compiling import once, split
+from dds.compiling import QUICK, once, split
 from dds.paths import noise_path, sample_path, steps
 from dds.search import CHEAP, POOR
 from dds.types import Family, KeyArray, LogDensity, Params, Sampler, Target
@@ -343,7 +343,7 @@ def _draw(
     return _joined([part[0] for part in parts], count), _joined([part[1] for part in parts], count)
 
 
-@partial(once, static_argnums=(0, 1))
+@partial(devices.program, static=2, compiler_options=QUICK)
 def _draw_chunk(family: Family, log_density: LogDensity, params: Params, key: KeyArray, i: int):
     sampler = family.sampler(params)
 
@@ -351,7 +351,7 @@ def _draw_chunk(family: Family, log_density: LogDensity, params: Params, key: Ke
         path = sample_path(key, sampler)
         return path.x, losses.log_weight(path, log_density)
 
-    return jax.vmap(one)(jax.random.split(jax.random.fold_in(key, i), CHUNK))
+    return devices.share(one)(jax.random.split(jax.random.fold_in(key, i), CHUNK))
 
 
 def _weigh_back(
@@ -367,14 +367,14 @@ def _weigh_back(
     return _joined(parts, count)
 
 
-@partial(once, static_argnums=(0, 1))
+@partial(devices.program, static=2, compiler_options=QUICK)
 def _weigh_chunk(family: Family, log_density: LogDensity, params: Params, key: KeyArray, i: int, points: Array):
     sampler = family.sampler(params)
 
     def one(key: KeyArray, x: Array):
         return losses.log_weight(noise_path(key, sampler, x), log_density)
 
-    return jax.vmap(one)(jax.random.split(jax.random.fold_in(key, i), CHUNK), points)
+    return devices.share(one)(jax.random.split(jax.random.fold_in(key, i), CHUNK), points)
 
 
 def _joined(parts: list[Array], count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from dds import estimators, evaluation, exploration, recipes, remedies, search, targets, training
 from dds.checks import require, typed
 from dds.compiling import split
+from dds.devices import Devices, agreed, using
 from dds.exploration import Explored
 from dds.recipes import Recipe
 from dds.results import GOAL, Goal, Result, evaluate
@@ -54,6 +55,7 @@ def sample(
     scale: float = 1.0,
     recipe: Recipe | None = None,
     progress: Callable[[Recipe], training.Callback] | None = None,
+    devices: Devices | None = None,
 ) -> Result:
     """Draws weighted samples from an unnormalised density and estimates its normalising constant.
 
@@ -75,13 +77,15 @@ def sample(
             brings its own.
         recipe: What to train, and how, instead of the look and the ladder.
         progress: What shows the progress, as `dds.progress.bar` or `dds.progress.lines`.
+        devices: The devices over which paths are spread, or how many; by default all of this process. The result is the
+            same to rounding (`dds.devices`).
 
     Returns:
         The result.
 
     Raises:
-        ValueError: If the density is not one (`dds.targets.from_log_density`), there are too few paths, or a goal is
-            not positive.
+        ValueError: If the density is not one (`dds.targets.from_log_density`), there are too few paths, a goal is not
+            positive, or there are not so many devices.
 
     Example:
         >>> import jax.numpy as jnp
@@ -107,11 +111,12 @@ def sample(
 
         return training.fit(key, *recipe[:4], block=BLOCK, callback=callback)
 
-    looked, rungs = None, iter([recipe] if recipe is not None else [])
-    if recipe is None:
-        looked = look(look_key, target, goal=goal, paths=paths)
-        rungs = recipes.ladder(ladder_key, target, looked.found)
-    return climb(climb_key, target, enumerate(rungs), train, looked, goal=goal, paths=paths, started=started)
+    with using(devices):
+        looked, rungs = None, iter([recipe] if recipe is not None else [])
+        if recipe is None:
+            looked = look(look_key, target, goal=goal, paths=paths)
+            rungs = recipes.ladder(ladder_key, target, looked.found)
+        return climb(climb_key, target, enumerate(rungs), train, looked, goal=goal, paths=paths, started=started)
 
 
 @typed
@@ -298,7 +303,7 @@ def spent(goal: Goal, started: float) -> bool:
         >>> spent(GOAL, now), spent(Goal(seconds=1e-9), now)
         (False, True)
     """
-    return time.perf_counter() - started >= goal.seconds
+    return goal.seconds < math.inf and agreed(time.perf_counter() - started >= goal.seconds)
 
 
 @typed

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dds import estimators, losses, mixtures, normal
+from dds import devices, estimators, losses, mixtures, normal
 from dds.checks import require, typed
-from dds.compiling import once
+from dds.compiling import QUICK
 from dds.paths import noise_size, path_of_noise
 from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal, Sampler, Scalar, State
 
@@ -224,13 +224,13 @@ def refine(
     start = Normal(jnp.zeros(size, dtype), jnp.ones((), dtype))
     options = {"mcmc_steps": mcmc_steps, "ess_threshold": ess_threshold, "gradient": gradient}
     noise, log_z, stages, evaluations, _ = temper(key, log_target, start, count, **options)
-    points, log_w = jax.jit(lambda noise: jax.lax.map(path, noise, batch_size=1000))(noise)
+    points, log_w = devices.program(devices.share(path, batch_size=1000))(noise)
     log_z -= 0.5 * size * float(np.log(2 * np.pi))
     each = jax.tree.leaves(sampler.reference.rows)[0].shape[0] + 1
     return Refined(points, log_w, log_z, evaluations * each, stages)
 
 
-@partial(once, static_argnums=(0, 1))
+@partial(devices.program, static=2, compiler_options=QUICK)
 def _temper(
     log_density: LogDensity,
     numbers: tuple[int, int, int, int, bool],
@@ -272,7 +272,7 @@ def _temper(
     start_key, stages_key = jax.random.split(key)
     dtype = (start.mean if isinstance(start, Normal) else start.means).dtype
     noise = jax.random.normal(start_key, (count, mixtures.noise_size(start)), dtype)
-    particles = jax.vmap(at)(jax.vmap(partial(mixtures.draw, start))(noise))
+    particles = devices.share(lambda e: at(mixtures.draw(start, e)))(noise)
     zero = jnp.zeros((), dtype)
     first = _Population(particles, zero, zero, zero, zero, zero + 1, jnp.zeros((), int))
     stages: Any
@@ -348,7 +348,7 @@ def _move(
             rate = jnp.where(jnp.isnan(log_rate), 0.0, jnp.exp(jnp.minimum(log_rate, 0)))
             return jax.tree.map(lambda new, old: jnp.where(uniform < rate, new, old), (other, found), chain), rate
 
-        chains, rates = jax.vmap(one)(chains, noise, uniforms)
+        chains, rates = devices.share(one)(chains, noise, uniforms)
         return (chains, jnp.minimum(log_size + 0.5 * (jnp.mean(rates) - ACCEPTANCE), jnp.log(2.0))), None
 
     chains = (jax.vmap(partial(normal.standardise, place))(particles.x), particles)

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from dds import devices
 from dds.checks import require, require_scalar, typed
 from dds.compiling import split
 from dds.types import Family, KeyArray, Loss, Params
@@ -215,7 +216,7 @@ def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformat
 
 # The number of updates is an argument, not a shape: a last, shorter block runs the same program, so how training is
 # cut into blocks leaves every bit as it is.
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+@partial(devices.program, static=4, donate_argnums=4)
 def _run_block(
     family: Family,
     loss: Loss,
@@ -230,7 +231,7 @@ def _run_block(
     def update(i: Int[Array, ""], carry: tuple[TrainingState, Float[Array, " block"]]):
         (params, optimiser_state, key, updates), losses = carry
         value, gradient = jax.value_and_grad(value_of)(params, jax.random.fold_in(key, updates))
-        change, optimiser_state = guarded.update(gradient, optimiser_state, params)
+        change, optimiser_state = guarded.update(devices.mean(gradient), optimiser_state, params)
         state = TrainingState(optax.apply_updates(params, change), optimiser_state, key, updates + 1)
         return state, losses.at[i].set(value)
 

@@ -42,6 +42,7 @@ ORDER = [
     "types",
     "checks",
     "compiling",
+    "devices",
     "normal",
     "mixtures",
     "references",

@@ -1,5 +1,6 @@
 """What the command does, in order: read the options, choose, train, evaluate, write and show."""
 
+import contextlib
 import math
 import sys
 import time
@@ -17,6 +18,7 @@ from dds import compiling, estimators, evaluation, recipes, results, sampling, s
 from dds.checks import require
 from dds.cli import files, show, tracking
 from dds.cli.named import find_target
+from dds.devices import using
 from dds.recipes import Numbers, Recipe
 from dds.results import Goal, Result
 from dds.types import KeyArray
@@ -44,6 +46,7 @@ def run(
     precision: float = 0.01,
     draws: int = 1000,
     seconds: float = math.inf,
+    devices: int | None = None,
     kernel: Literal["learned", "dds"] = "learned",
     loss: Literal["reverse", "forward"] | None = None,
     steps: int | None = None,
@@ -79,6 +82,8 @@ def run(
         precision: The goal for the standard error of log Z.
         draws: The goal for the effective number of samples.
         seconds: The budget: when it is spent nothing more is tried, and the best so far is reported.
+        devices: The number of devices over which paths are spread; by default all GPUs or TPUs, or the CPU as one. More
+            than one make as many of the cores of a CPU.
         kernel: What is learned. "learned": both directions, the schedule and the coordinates. "dds": the control alone,
             as published.
         loss: The divergence that training lowers. "reverse": along the sampler's own paths. "forward", for learned
@@ -121,7 +126,11 @@ def run(
     if resume is not None:
         begun = files.Checkpoint.read(resume)
         options = begun.options | {"output": str(resume)}
-    find_and_report(options, begun)
+    if options["devices"] is not None:
+        with contextlib.suppress(RuntimeError):  # JAX has started, in a notebook: there are as many as there are
+            jax.config.update("jax_num_cpu_devices", options["devices"])
+    with using(options["devices"]):
+        find_and_report(options, begun)
 
 
 def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> None:
