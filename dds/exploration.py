@@ -37,7 +37,7 @@ class Explored(NamedTuple):
     Attributes:
         points: Tempered particles.
         settled: Whether they have arrived at the target; `None` if there are none, above `dds.modes.DENSE` dimensions.
-        modes: Modes, of climbs.
+        modes: Modes, of climbs; none, and none looked for, above `dds.modes.LARGE` dimensions.
         evaluations: The number of evaluations of the density.
     """
 
@@ -73,6 +73,9 @@ def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int
         ... ).settled
         True
     """
+    if start.mean.size > modes.LARGE:
+        nothing = jnp.zeros((0, start.mean.size), start.mean.dtype)
+        return Explored(nothing, None, modes.none(start.mean.size), 0)
     modes_key, particles_key = split(key)
     found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start), kinks=True)
     if start.mean.size > modes.DENSE:
@@ -144,9 +147,11 @@ def _around(log_density: LogDensity, points: Array, scales: Array) -> tuple[Arra
     """Draws from the normal distribution around each point, and their log weights."""
     noise = jax.random.normal(jax.random.key(0), (AROUND, points.shape[1]), points.dtype)
 
+    at_once = min(16, max(2**22 // points.shape[1] ** 2, 1))
+
     def one(place: Normal, e: Array) -> tuple[Array, Array]:
         x = normal.reparameterise(place, e)
         log_w = log_density(x) - normal.log_density(place, x)
         return x, jnp.where(jnp.isfinite(log_w), log_w, -jnp.inf)
 
-    return jax.lax.map(lambda mode: jax.vmap(partial(one, Normal(*mode)))(noise), (points, scales), batch_size=16)
+    return jax.lax.map(lambda mode: jax.vmap(partial(one, Normal(*mode)))(noise), (points, scales), batch_size=at_once)

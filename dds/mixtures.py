@@ -93,7 +93,8 @@ def draw(distribution: Prior, noise: Noise) -> State:
     e, level, squares = jnp.split(noise, [means.shape[1], means.shape[1] + 1])
     bounds = jnp.cumsum(jnp.exp(log_shares))
     level = jax.scipy.special.ndtr(level[0]) * bounds[-1]
-    which = jnp.minimum(jnp.searchsorted(bounds, level, side="right"), log_shares.size - 1)
+    # Of several components each draw takes a copy of its matrix.
+    which = jnp.minimum(jnp.searchsorted(bounds, level, side="right"), log_shares.size - 1) if len(means) > 1 else 0
     chi_squared = jnp.sum(jnp.where(jnp.arange(FREEDOM) < freedom, squares**2, 0))
     stretch = jnp.where(freedom <= FREEDOM, jnp.sqrt(freedom / jnp.maximum(chi_squared, 1e-30)), 1)
     return means[which] + stretch * (scales[which] @ e)

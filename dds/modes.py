@@ -21,8 +21,11 @@ SPREADS = (1.0, 1.0, 0.3, 2.0)
 DENSE = 128
 """The dimension above which the fewest climbs are made, since each mode takes a Hessian."""
 
-LISTED = 2048
-"""The most ends of climbs that are looked at more closely."""
+LARGE = 4096
+"""The dimension above which no matrix is made, and so no mode is told from another."""
+
+LISTED, STORED = 2048, 2**27
+"""The most ends of climbs that are looked at more closely, and the most numbers of their matrices."""
 
 OPERATIONS = 1e7
 """What all climbs may cost in floating-point operations, divided by the evaluations that one takes."""
@@ -151,6 +154,9 @@ def search_from(
     Returns:
         The modes.
 
+    Raises:
+        ValueError: Above `LARGE` dimensions.
+
     Example:
         >>> from dds import targets
         >>> search_from(
@@ -158,6 +164,8 @@ def search_from(
         ... ).points.round(3).tolist()
         [[1.0, 1.0]]
     """
+    dim = starts.shape[1]
+    require(dim <= LARGE, "the dimension of starts", dim, f"at most {LARGE}, for each mode takes a Hessian")
     spread = np.std(np.asarray(starts), axis=0)
     unit = 2 ** np.round(np.log2(np.where(spread > 0, spread, 1)))  # powers of two do not round
     ends, values, climbs = map(np.asarray, _climb(log_density, iterations, starts, jnp.asarray(unit, starts.dtype)))
@@ -166,7 +174,7 @@ def search_from(
     ends, values = (ends[arrived], values[arrived]) if arrived.any() else (np.asarray(starts[:1]), values[:1])
     near = 1e-3 * (spread + np.abs(ends[0]) + np.finfo(ends.dtype).eps)
     _, first, counts = np.unique(np.round(ends / near), axis=0, return_index=True, return_counts=True)
-    order = np.lexsort((-values[first], -counts))[:LISTED]
+    order = np.lexsort((-values[first], -counts))[: min(LISTED, max(STORED // dim**2, 1))]
     first, counts = _merged(ends, near, first[order], counts[order])
     padded = ends[np.resize(first, 2 ** int(np.ceil(np.log2(len(first)))))]
     points, scales, log_masses, good = (np.asarray(leaf)[: len(first)] for leaf in _look(log_density, padded))
@@ -176,6 +184,43 @@ def search_from(
         return found
     rest = first[~good]
     return merge(found, _kinks(log_density, ends[rest], values[rest], counts[~good], spread))
+
+
+@typed
+def climb(log_density: LogDensity, start: State, *, iterations: int = 200) -> tuple[State, int]:
+    """Where one climb ends, without a look at the curvature there.
+
+    Args:
+        log_density: The log density, unnormalised.
+        start: Where it starts.
+        iterations: The most steps of L-BFGS.
+
+    Returns:
+        The end, and the evaluations of the density; the start, if the end is not finite.
+
+    Example:
+        >>> climb(lambda x: -jnp.sum((x - 1) ** 2), jnp.zeros(2))[0].tolist()
+        [1.0, 1.0]
+    """
+    end, _, climbs = _climb(log_density, iterations, start[None], jnp.ones_like(start))
+    return jnp.where(jnp.isfinite(end).all(), end[0], start), 2 * int(climbs.sum())
+
+
+@typed
+def none(dim: int) -> Modes:
+    """No modes.
+
+    Args:
+        dim: The dimension.
+
+    Returns:
+        The modes.
+
+    Example:
+        >>> len(none(3).points)
+        0
+    """
+    return Modes(jnp.zeros((0, dim)), jnp.zeros((0, dim, dim)), jnp.zeros(0), np.zeros(0, int), 0)
 
 
 @typed
@@ -353,7 +398,7 @@ def _look(
         # Where there is a slope, in standard deviations, the climb did not arrive: as in a curved valley.
         return x, scale, mass, jnp.isfinite(scale).all() & jnp.isfinite(mass) & (jnp.linalg.norm(slope) < 0.1)
 
-    return devices.share(look, batch_size=64)(points)
+    return devices.share(look, batch_size=min(64, max(2**22 // points.shape[1] ** 2, 1)))(points)
 
 
 def factor_of_inverse(precision: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:

@@ -14,18 +14,18 @@ from jaxtyping import Array, Float
 from dds import devices, estimators, evaluation, exploration, losses, normal, recipes, smc, tails, training
 from dds.checks import require, typed
 from dds.compiling import QUICK, once, split
-from dds.paths import noise_path, sample_path, steps
+from dds.paths import noise_path, noise_size, sample_path, steps
 from dds.search import CHEAP, POOR
-from dds.types import Family, KeyArray, LogDensity, Params, Sampler, Target
+from dds.types import Family, KeyArray, LogDensity, Mixture, Params, Sampler, Target
 
 CHUNK = 1000
 """The number of paths that are drawn or weighed at a time: it bounds the memory."""
 
-REFINED = 2000
-"""The number of paths that are refined where weights alone do not do."""
+REFINED, ROOM = 2000, 2**26
+"""The number of paths that are refined where weights alone do not do, and the most numbers that they are made of."""
 
 MEMORY = 2**24
-"""The most numbers that more paths may take to store."""
+"""The most numbers that more paths may take to store, and that paths are made of which are drawn at once."""
 
 
 class Goal(NamedTuple):
@@ -150,7 +150,7 @@ def evaluate(
     counted = len(log_w) + (0 if forward is None else paths) + len(explored.points)
 
     refined, log_z = None, estimators.log_z(log_w)
-    if steps(sampler) > 0 and _is_poor(log_w, goal.precision):
+    if steps(sampler) > 0 and REFINED * noise_size(sampler) <= ROOM and _is_poor(log_w, goal.precision):
         refined = smc.refine(refine_key, sampler, target.log_density, REFINED)
         log_z = estimators.bridge(log_w, refined.log_weights)
         evaluations += refined.evaluations
@@ -253,7 +253,7 @@ def _check(
     """
     particles_key, modes_key, far_key = split(key, 3)
     shares = exploration.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes)
-    checked: dict[str, Any] = {"missed_modes": float(shares.sum())}
+    checked: dict[str, Any] = {"missed_modes": float(shares.sum()) if explored.modes.evaluations else None}
     if explored.settled is not None:
         checked["explored_log_weights"] = weigh(particles_key, explored.points)
     if not np.isfinite(log_weights).any():
@@ -351,7 +351,7 @@ def _draw_chunk(family: Family, log_density: LogDensity, params: Params, key: Ke
         path = sample_path(key, sampler)
         return path.x, losses.log_weight(path, log_density)
 
-    return devices.share(one)(jax.random.split(jax.random.fold_in(key, i), CHUNK))
+    return devices.share(one, batch_size=_at_once(sampler))(jax.random.split(jax.random.fold_in(key, i), CHUNK))
 
 
 def _weigh_back(
@@ -374,7 +374,15 @@ def _weigh_chunk(family: Family, log_density: LogDensity, params: Params, key: K
     def one(key: KeyArray, x: Array):
         return losses.log_weight(noise_path(key, sampler, x), log_density)
 
-    return devices.share(one)(jax.random.split(jax.random.fold_in(key, i), CHUNK), points)
+    keys = jax.random.split(jax.random.fold_in(key, i), CHUNK)
+    return devices.share(one, batch_size=_at_once(sampler))(keys, points)
+
+
+def _at_once(sampler: Sampler) -> int | None:
+    """How many paths are drawn side by side, where a chunk of them has too much noise; else `None`."""
+    size, matrix = noise_size(sampler), isinstance(sampler.prior, Mixture) and len(sampler.prior.means) > 1
+    most = max(MEMORY // (size + matrix * size**2), 1)
+    return most if most < CHUNK else None
 
 
 def _joined(parts: list[Array], count: int) -> np.ndarray:

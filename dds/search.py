@@ -111,6 +111,8 @@ def search(
     """
     modes_key, fit_key, first_key, adapt_key, neck_key = split(key, 5)
     dim, dense = start.mean.size, start.mean.size <= modes.DENSE
+    if dim > modes.LARGE:
+        return _without_matrices(fit_key, log_density, start)
     found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
     if known is not None:
         found = modes.merge(found, known)
@@ -151,6 +153,19 @@ def search(
             return neck
     one = with_prior(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
     return one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
+
+
+def _without_matrices(key: KeyArray, log_density: LogDensity, start: Normal) -> Found:
+    """A diagonal fit, if it is better than the start, and nothing to draw from."""
+    fit_key, bound_key = split(key)
+    place, spent = coordinates.diagonal_from(fit_key, log_density, start)
+    fixed = noise(bound_key, (16, start.mean.size), start.mean.dtype)
+    bounds = [float(coordinates.bound(log_density, fixed, each)) for each in (place, start)]
+    fitted = bool(np.isfinite(bounds[0]) and not bounds[1] > bounds[0])
+    finding = f"{'a' if fitted else 'no'} diagonal fit; in so many dimensions nothing else is looked for"
+    none = modes.none(start.mean.size)
+    nothing = Mixture(none.log_masses, none.points, none.scales, jnp.asarray(jnp.inf))
+    return Found(place if fitted else start, nothing, (), 0.0, True, none, False, finding, spent + 2 * len(fixed))
 
 
 def with_prior(found: Found, adapted: Adapted, least: float, *, each: int = 1, **changes: Any) -> Found:

@@ -11,6 +11,7 @@ from jax.scipy.stats import norm
 from dds import (
     adaptation,
     conditional,
+    coordinates,
     estimators,
     exploration,
     families,
@@ -20,6 +21,7 @@ from dds import (
     normal,
     paths,
     remedies,
+    sampling,
     search,
     smc,
     targets,
@@ -342,3 +344,32 @@ def test_a_ridge_is_weighed_by_its_draws_not_by_its_curvature():
     # Where most draws have no density, they say nothing of the sampler.
     nothing = exploration.uncovered(partial(ridge, end=200.0, beyond=jnp.nan), never, LOG_Z, long)
     assert nothing[0] == 0
+
+
+@pytest.mark.slow
+def test_in_very_many_dimensions_no_matrix_is_made(monkeypatch):
+    monkeypatch.setattr(modes, "LARGE", 10)
+    scales = jnp.linspace(1.0, 5.0, 12)
+
+    def log_density(x):
+        return -0.5 * jnp.sum(((x - 1) / scales) ** 2)
+
+    found = search.search(jax.random.key(0), log_density, normal.standard(12))
+    np.testing.assert_allclose(found.coordinates.scale, scales, rtol=1e-3)
+    assert found.ess == 0
+    assert len(found.modes.points) == 0
+    result = sampling.sample(jax.random.key(1), log_density, 12, paths=2000)
+    truth = 6 * np.log(2 * np.pi) + float(jnp.sum(jnp.log(scales)))
+    assert abs(float(result.log_z.value) - truth) < 5 * float(result.log_z.standard_error) + 1e-3
+    assert result.report.missed_modes is None
+    assert result.verdict.startswith("Trust")
+    with pytest.raises(ValueError, match="at most 10"):
+        modes.search(jax.random.key(2), log_density, normal.standard(12))
+
+
+def test_a_diagonal_fit_keeps_the_scale_of_the_start_where_there_is_no_curvature():
+    fit = coordinates.diagonal(jax.random.key(0), lambda x: -0.5 * x[0] ** 2, Normal(jnp.ones(2), jnp.array(3.0)))
+    np.testing.assert_allclose(fit.scale, [1.0, 3.0], rtol=1e-5)
+    for wrong in ({"iterations": 0}, {"probes": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least 1"):
+            coordinates.diagonal(jax.random.key(0), lambda x: -x @ x, Normal(jnp.ones(2), jnp.array(3.0)), **wrong)
