@@ -5,6 +5,7 @@ from typing import Any
 
 from dds import (
     adaptation,
+    arviz,
     comparison,
     conditional,
     coordinates,
@@ -36,6 +37,7 @@ from dds import (
     training,
     types,
 )
+from dds.arviz import to_arviz
 from dds.comparison import compare
 from dds.results import Result, draw, resample
 from dds.sampling import sample
@@ -45,6 +47,7 @@ from dds.targets import from_numpyro
 __all__ = [
     "Result",
     "adaptation",
+    "arviz",
     "compare",
     "comparison",
     "conditional",
@@ -83,6 +86,7 @@ __all__ = [
     "storage",
     "tails",
     "targets",
+    "to_arviz",
     "training",
     "types",
 ]

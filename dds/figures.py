@@ -6,12 +6,11 @@ Needs the package matplotlib, as `dds.plots` does.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from dds import estimators, plots
+from dds import estimators, plots, results
 from dds._drawing import BLUE, DOTS_PER_INCH, VERMILION, add_legend, plain_axes, symbol
 from dds.checks import require, typed
 from dds.results import Draws, Result
@@ -37,9 +36,8 @@ def columns(samples: Any) -> tuple[list[str], Float[np.ndarray, "samples dim"]]:
         (['mu', 'theta[0]', 'theta[1]'], (5, 3))
     """
     names, parts = [], []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(samples):
+    for name, leaf in results.named(samples).items():
         leaf = np.asarray(leaf, np.float64)
-        name = jax.tree_util.keystr(path, simple=True, separator=".") or "x"
         indices = [",".join(map(str, index)) for index in np.ndindex(leaf.shape[1:])]
         names += [f"{name}[{index}]" if index else name for index in indices]
         parts.append(leaf.reshape(len(leaf), -1))
@@ -66,6 +64,7 @@ def corner(result: Result | Draws, *, names: Sequence[str] | None = None, bins: 
 
     Example:
         >>> import dds
+        >>> import jax
         >>> import jax.numpy as jnp
         >>> log_density = lambda tree: -jnp.sum(tree["a"] ** 2) / 2
         >>> like = {"a": np.zeros(3, np.float32)}

@@ -334,6 +334,29 @@ def resample(key: KeyArray, result: Result | Draws, count: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[chosen], result.samples)
 
 
+@typed
+def named(samples: Any) -> dict[str, Any]:
+    """The leaves of samples by name: the keys on the way to a leaf, with points between them.
+
+    Args:
+        samples: The samples, in the structure of the user's parameters.
+
+    Returns:
+        The leaves by name; an array that is no PyTree is called `x`.
+
+    Raises:
+        ValueError: If two leaves have the same name.
+
+    Example:
+        >>> list(named({"mu": jnp.zeros(5), "school": (jnp.ones(5), jnp.ones(5))}))
+        ['mu', 'school.0', 'school.1']
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(samples)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") or "x" for path, _ in leaves]
+    require(len(set(names)) == len(names), "the names of the parameters", names, "different from each other")
+    return {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+
 def _draw(
     family: Family, log_density: LogDensity, params: Params, key: KeyArray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:

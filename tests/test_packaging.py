@@ -11,7 +11,18 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_import_takes_no_optional_package():
-    optional = {"matplotlib", "tyro", "rich", "PIL", "arviz_stats", "scipy.stats", "wandb", "numpyro"}
+    optional = {
+        "matplotlib",
+        "tyro",
+        "rich",
+        "PIL",
+        "arviz_base",
+        "arviz_stats",
+        "xarray",
+        "scipy.stats",
+        "wandb",
+        "numpyro",
+    }
     program = f"import sys, dds; print(*{optional} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
@@ -71,6 +82,7 @@ ORDER = [
     "results",
     "sampling",
     "comparison",
+    "arviz",
     "saving",
     "progress",
     "_drawing",
