@@ -26,12 +26,16 @@ def plain_axes(
     axes = figure.add_subplot()
     axes.set_xlabel(symbol(labels[0]))
     axes.set_ylabel(symbol(labels[1]))
+    make_plain(axes)
+    return figure, axes
+
+
+def make_plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color("0.5")
     axes.tick_params(color="0.5")
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def add_legend(axes: Axes) -> None:

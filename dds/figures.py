@@ -11,7 +11,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from dds import estimators, plots, results
-from dds._drawing import BLUE, DOTS_PER_INCH, VERMILION, add_legend, plain_axes, symbol
+from dds._drawing import BLUE, DOTS_PER_INCH, SIZE, VERMILION, add_legend, make_plain, plain_axes, symbol
 from dds.checks import require, typed
 from dds.results import Draws, Result
 from dds.types import LogWeights
@@ -144,6 +144,56 @@ def weights(log_weights: LogWeights) -> Figure:
         axes.loglog(relative[: start + 1], line, **style, label="a Pareto tail of this k")
     axes.set_xlim(1e-2, 2 * max(relative.max(), 1.0))
     add_legend(axes)
+    return figure
+
+
+@typed
+def trace(result: Result) -> Figure:
+    """What was tried, in order: log Z with two standard errors, and the effective sample size of each sampler.
+
+    The one that the result is of has another colour. Where one found less than a later one, it has missed something.
+
+    Args:
+        result: The result.
+
+    Returns:
+        The picture. Figures that are not finite are left out.
+
+    Raises:
+        ValueError: If the result knows of nothing that was tried.
+
+    Example:
+        >>> import dds
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> result = dds.sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=100
+        ... )
+        >>> above, below = trace(result).axes
+        >>> above.get_ylabel(), below.get_ylabel()
+        ('log Z', 'effective sample size')
+    """
+    require(len(result.tried) > 0, "result.tried", "empty", "one or more")
+    number = np.arange(1, len(result.tried) + 1)
+    log_z, error, ess = np.transpose([(one.log_z, one.log_z_standard_error, one.ess) for one in result.tried])
+    drawn = np.isfinite(log_z) & np.isfinite(error)
+    own = (log_z == result.report.log_z) & (error == result.report.log_z_standard_error)
+    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for which, colour, label in ((drawn & own, VERMILION, "the result"), (drawn & ~own, BLUE, "others")):
+        if which.any():
+            bars = {"fmt": "o", "markersize": 4, "capsize": 3, "color": colour, "label": label}
+            above.errorbar(number[which], log_z[which], 2 * error[which], **bars)
+    if result.report.log_z_true is not None:
+        above.axhline(result.report.log_z_true, color="0.5", linewidth=1.3, linestyle=(0, (5, 3)), label="truth")
+    below.bar(number, np.nan_to_num(ess), width=0.5, color=np.where(own, VERMILION, BLUE))
+    for axes, name in ((above, "log Z"), (below, "effective sample size")):
+        axes.set_ylabel(name)
+        make_plain(axes)
+    below.set(ylim=(0, 1), xlim=(0.4, len(number) + 0.6))
+    below.set_xticks(number, [f"{one.kind}\n{one.seconds:.0f} s" for one in result.tried])
+    if above.get_legend_handles_labels()[0]:
+        add_legend(above)
     return figure
 
 

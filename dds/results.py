@@ -58,6 +58,24 @@ class Draws(NamedTuple):
     log_weights: Float[Array, " paths"]
 
 
+class Tried(NamedTuple):
+    """What one sampler of several gave.
+
+    Attributes:
+        kind: The kind of its recipe, as `dds.recipes.Plan` has it; "own" for a recipe of your own.
+        log_z: The estimate of `log Z`.
+        log_z_standard_error: Its standard error.
+        ess: The effective sample size of its own paths, as a fraction.
+        seconds: The seconds since the start when it was evaluated.
+    """
+
+    kind: str
+    log_z: float
+    log_z_standard_error: float
+    ess: float
+    seconds: float
+
+
 class Result(NamedTuple):
     """A sampler, trained where that was needed, and what is known of it.
 
@@ -74,6 +92,7 @@ class Result(NamedTuple):
         target: The target.
         recipe: What was trained, and why.
         state: Where training stands: `dds.training.resume` goes on from there.
+        tried: All samplers that were evaluated on the way, in order, this one included.
     """
 
     samples: Any
@@ -88,6 +107,7 @@ class Result(NamedTuple):
     target: Target
     recipe: recipes.Recipe
     state: training.TrainingState
+    tried: tuple[Tried, ...] = ()
 
 
 @typed
@@ -168,6 +188,7 @@ def evaluate(
     )
     points, log_w = _kept(resample_key, points, log_w, refined, report.log_z, paths)
     report = report._replace(samples=min(report.samples, float(paths)))
+    kind, spent = "own" if recipe.plan is None else recipe.plan.kind, seconds + time.perf_counter() - started
     return Result(
         _structured(target, jnp.asarray(points)),
         jnp.asarray(log_w),
@@ -177,10 +198,11 @@ def evaluate(
         sampler,
         fit.losses,
         evaluations + counted * each,
-        (seconds + time.perf_counter() - started, seconds),
+        (spent, seconds),
         target,
         recipe,
         fit.state,
+        (Tried(kind, report.log_z, report.log_z_standard_error, report.ess, spent),),
     )
 
 

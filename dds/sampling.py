@@ -150,7 +150,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
     cost = explored.evaluations + found.evaluations
-    looked, tried = Looked(found, explored, None, cost), set()
+    looked, tried, record = Looked(found, explored, None, cost), set(), ()
     for i in range(LOOKS):
         evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
         if found.ess < search.POOR and "temper" not in tried:
@@ -164,7 +164,8 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         fit = training.fit(evaluate_key, *recipe[:4])
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
-        looked, cost = Looked(found, explored, result, 0), cost + result.evaluations
+        record += result.tried
+        looked, cost = Looked(found, explored, result._replace(tried=record), 0), cost + result.evaluations
         doubts = _doubts(result.report)
         if met(result, goal) or i == LOOKS - 1 or spent(goal, started):
             break
@@ -229,7 +230,7 @@ def climb(
         keep: Called with the best result so far, whenever there is one.
 
     Returns:
-        The best result. Its evaluations are those of all that was tried.
+        The best result. Its evaluations, and its record `tried`, are those of all that was tried.
 
     Example:
         >>> import jax.numpy as jnp
@@ -250,14 +251,15 @@ def climb(
         keep(best)
         if met(best, goal) or spent(goal, started):
             return best
+    record = () if best is None else best.tried
     for i, recipe in rungs:
         train_key, evaluate_key = split(jax.random.fold_in(key, i))
         fit = train(i, train_key, recipe)
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
-        cost += result.evaluations
+        cost, record = cost + result.evaluations, record + result.tried
         tried.append(result)
-        best = functools.reduce(better, beside(tried))._replace(evaluations=cost)
+        best = functools.reduce(better, beside(tried))._replace(evaluations=cost, tried=record)
         keep(best)
         if met(best, goal) or spent(goal, started):
             break

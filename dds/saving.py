@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from dds import estimators, evaluation, recipes, storage, training
 from dds.checks import require, typed
-from dds.results import Result
+from dds.results import Result, Tried
 from dds.types import Target
 
 
@@ -52,6 +52,7 @@ def save(path: str | PathLike[str], result: Result) -> None:
         "seconds": result.seconds,
         "paths": len(result.log_weights),
         "updates": len(result.history),
+        "tried": [one._asdict() for one in result.tried],
     }
     storage.save(path, _tree(result.samples, result.log_weights, result.history, result.state, plan), header=header)
 
@@ -107,6 +108,7 @@ def load(
         target,
         recipe,
         tree["state"],
+        tuple(Tried(**one) for one in header.get("tried", ())),
     )
 
 

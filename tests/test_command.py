@@ -15,6 +15,7 @@ import wandb
 from PIL import Image
 
 import dds
+from dds import plots
 from dds.cli import main as command
 
 SMALL = ["--steps", "8", "--noise", "2", "--updates", "50", "--batch", "30", "--samples", "200", "--width", "8"]
@@ -54,7 +55,7 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
     assert summary["log_z"] == pytest.approx(np.log(np.mean(np.exp(log_weights))), abs=1e-4)
     with np.load(tmp_path / "parameters.npz", allow_pickle=False) as archive:
         assert {"['logits']", "['heads']", "['coordinates']['mean']"} <= set(archive.files)
-    for name in ("corner", "weights", "training", "samples", "exact", "density", "surface"):
+    for name in ("trace", "corner", "weights", "training", "samples", "exact", "density", "surface"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.width > 500
     with Image.open(tmp_path / "animation.gif") as animation:
@@ -65,6 +66,21 @@ def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_the_pictures_are_of_the_pair_that_is_asked_for(monkeypatch, tmp_path):
+    drawn = {}
+    scatter, animate = plots.scatter, plots.animate
+    monkeypatch.setattr(plots, "scatter", lambda *a, **k: drawn.setdefault("scatter", (a, k)) and scatter(*a, **k))
+    monkeypatch.setattr(plots, "animate", lambda *a, **k: drawn.update(animate=(a, k)) or animate(*a, **k))
+    run(monkeypatch, "funnel", *SMALL, "--dim", 3, "--pair", 2, 0, "--output", tmp_path)
+    with np.load(tmp_path / "samples.npz") as archive:
+        samples = archive["samples"]
+    (points, exact), options = drawn["scatter"]
+    np.testing.assert_array_equal(points, samples[:, [2, 0]])
+    assert np.std(exact[:, 1]) == pytest.approx(3, rel=0.2)  # that of the funnel's v, the first coordinate
+    assert options["labels"] == drawn["animate"][1]["labels"] == ("x[2]", "x[0]")
+    states, _ = drawn["animate"][0][1:]
+    assert states.shape == (9, 500, 2)
+    assert abs(np.median(states[-1, :, 1]) - np.median(samples[:, 0])) < 1
 def test_a_budget_ends_the_training(monkeypatch, tmp_path):
     run(monkeypatch, "funnel", *SMALL, "--dim", 3, "--no-pictures", "--seconds", "1e-6", "--output", tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text())["updates"] == 25  # it ends with its first block
@@ -130,6 +146,8 @@ def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
         (["funnel", "--batch", "0"], "batch must be at least 1, got 0"),
         (["sonar", "--dim", "3"], "dim must be left out, for sonar has its own, got 3"),
         (["funnel", "--sigma", "0"], "sigma must be positive and finite, got 0.0"),
+        (["funnel", "--pair", "0", "10"], "pair must be two different coordinates, from 0 to 9, got 0 10"),
+        (["funnel", "--pair", "1", "1"], "pair must be two different coordinates, from 0 to 9, got 1 1"),
         (["funnel", "--noise", "100"], r"noise fraction b_k .* must be in \(0, 1\)"),
         (["funnel", "--kernel", "dds", "--loss", "forward"], "loss must be reverse with the dds kernel, got forward"),
         (["funnel", "--learning-rate", "0"], "learning_rate must be positive and finite, got 0.0"),

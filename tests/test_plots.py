@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from PIL import Image
 
-from dds import estimators, figures, plots, results, targets
+from dds import estimators, evaluation, figures, plots, results, targets
 
 NORMAL = targets.gaussian(jnp.array([1.0, -2.0]), jnp.array([[1.0, 0.3], [0.3, 0.5]]))
 
@@ -497,3 +497,24 @@ def test_the_tail_of_weights_is_a_line_of_the_fitted_shape():
     assert shares[at] == pytest.approx(201 / 20_000)
     with pytest.raises(ValueError, match="log_weights must be one or more, got none that is finite"):
         figures.weights(np.full(100, -np.inf, np.float32))
+
+
+def test_the_trace_shows_what_was_tried_and_which_was_kept():
+    tried = (
+        results.Tried("importance", -1.0, 0.2, 0.1, 3.0),
+        results.Tried("gates", np.nan, np.nan, np.nan, 40.0),
+        results.Tried("network", 0.5, 0.01, 0.6, 90.0),
+    )
+    report = evaluation.summarise(np.zeros(100, np.float32), log_z_true=0.4)
+    report = report._replace(log_z=0.5, log_z_standard_error=0.01)
+    nothing = results.Result(*[None] * len(results.Result._fields))
+    figure = figures.trace(nothing._replace(tried=tried, report=report))
+    above, below = figure.axes
+    assert legend(figure) == ["truth", "the result", "others"]
+    kept, other = (container.lines for container in above.containers)
+    assert [line[0].get_xydata().tolist() for line in (kept, other)] == [[[3.0, 0.5]], [[1.0, -1.0]]]
+    np.testing.assert_allclose(other[2][0].get_segments()[0][:, 1], [-1.4, -0.6])
+    assert [bar.get_height() for bar in below.patches] == [0.1, 0, 0.6]
+    assert [text.get_text() for text in below.get_xticklabels()] == ["importance\n3 s", "gates\n40 s", "network\n90 s"]
+    with pytest.raises(ValueError, match=r"result\.tried must be one or more, got empty"):
+        figures.trace(nothing._replace(tried=(), report=report))

@@ -40,6 +40,8 @@ def test_samples_have_the_structure_and_the_moments_of_the_parameters(result):
     assert result.history.shape == (30,)
     assert result.evaluations > sum(result.recipe.evaluations) > 30 * 16 * 5
     assert result.seconds[0] > result.seconds[1] > 0
+    report = result.report
+    assert result.tried == (("gates", report.log_z, report.log_z_standard_error, report.ess, result.seconds[0]),)
 
 
 def test_more_samples_are_others(result):
@@ -76,6 +78,7 @@ np.savez(sys.argv[1] + "/draws.npz", log_weights=draws.log_weights, **draws.samp
         np.testing.assert_array_equal(here.samples["a"], there["a"])
     loaded = dds.load(tmp_path / "run.npz", log_density)
     assert (loaded.verdict, loaded.report, loaded.evaluations) == (result.verdict, result.report, result.evaluations)
+    assert loaded.tried == result.tried
     np.testing.assert_array_equal(loaded.history, result.history)
     with pytest.raises(ValueError, match="dimension of the target must be 3, got 2"):
         dds.load(tmp_path / "run.npz", dds.targets.funnel(2))

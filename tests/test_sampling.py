@@ -64,7 +64,8 @@ def test_a_climb_ends_when_the_goal_is_met_and_counts_all_that_was_tried(monkeyp
     errors = iter([0.5, 0.2, 0.001, 0.0])
 
     def evaluate(key, target, recipe, fit, **rest):
-        return with_report(result, log_z_standard_error=next(errors))._replace(evaluations=7)
+        tried = result.tried[0]._replace(seconds=float(len(asked)))
+        return with_report(result, log_z_standard_error=next(errors))._replace(evaluations=7, tried=(tried,))
 
     monkeypatch.setattr(sampling, "evaluate", evaluate)
 
@@ -77,6 +78,7 @@ def test_a_climb_ends_when_the_goal_is_met_and_counts_all_that_was_tried(monkeyp
     assert asked == [0, 1, 2]
     assert (best.report.log_z_standard_error, best.evaluations) == (0.001, 21)
     assert [one.evaluations for one in kept] == [7, 14, 21]
+    assert [[tried.seconds for tried in one.tried] for one in kept] == [[1], [1, 2], [1, 2, 3]]
     again = sampling.climb(KEY, target, [], train, best=best)
     assert again is best
     with pytest.raises(ValueError, match="rungs must be one or more"):
@@ -122,6 +124,8 @@ def test_a_mode_that_only_the_second_look_finds_is_looked_for_again(monkeypatch)
     assert abs(looked.result.log_z.value) < 6 * looked.result.log_z.standard_error
     assert looked.result.verdict.startswith("Trust")
     assert looked.evaluations > looked.result.evaluations
+    assert len(looked.result.tried) == 2
+    assert looked.result.tried[1].log_z == looked.result.report.log_z
 
 
 def test_paths_that_end_where_the_density_is_not_a_number_count_as_zero():

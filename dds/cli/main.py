@@ -64,6 +64,7 @@ def run(
     stop_score: bool = False,
     output: Path = Path("dds-output"),
     pictures: bool = True,
+    pair: tuple[int, int] = (0, 1),
     track: Literal["wandb"] | None = None,
     resume: Path | None = None,
     load: Path | None = None,
@@ -108,6 +109,7 @@ def run(
         stop_score: Whether no gradient flows through the score in dds: the paper's biased gradient.
         output: The folder to write to; it is made if need be.
         pictures: Whether to draw pictures and the animation.
+        pair: The two coordinates that the pictures of a plane and the animation show, counted from 0.
         track: Where to log the progress, the figures and the pictures. "wandb": Weights & Biases, in the output
             folder, without an account or a network, unless WANDB_MODE is set.
         resume: A folder in which a run was cut off: it goes on from its last block, with the options that it had.
@@ -138,6 +140,7 @@ def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> 
     console, output, started = Console(), Path(options["output"]), time.perf_counter()
     named = check(options)
     target, plane, labels = find_target(options["target"], options["dim"], options["sigma"])
+    pair = check_pair(options["pair"], target.dim)
     files.prepare(output)
     keys = compiling.split(jax.random.key(options["seed"]), 5)
     goal = Goal(options["precision"], options["draws"], options["seconds"])
@@ -176,7 +179,7 @@ def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> 
     summary = files.finish(output, options, best)
     if options["pictures"]:
         with console.status("drawing"):
-            show.paint(output, keys[4], best, plane, labels)
+            show.paint(output, keys[4], best, plane, labels, pair)
     tracking.finish(observe or tracking.observer(options, best.recipe, target, keys[3], output), summary, output)
     show.table(console, summary, best.report, output)
 
@@ -221,6 +224,14 @@ def check(options: dict[str, Any]) -> dict[str, Any]:
     recipes.check(given, options["kernel"], options["loss"])
     tracking.check(options["track"])
     return given
+
+
+def check_pair(pair: Any, dim: int) -> tuple[int, int]:
+    """The two coordinates of the pictures; a checkpoint has them as a list. One dimension has no such pictures."""
+    first, second = pair
+    good = first != second and all(0 <= i < max(dim, 2) for i in pair)
+    require(good, "pair", f"{first} {second}", f"two different coordinates, from 0 to {dim - 1}")
+    return first, second
 
 
 def main() -> None:

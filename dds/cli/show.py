@@ -64,10 +64,17 @@ def train(
     return fit._replace(losses=np.concatenate(losses))
 
 
-def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, labels: tuple[str, str]) -> None:
-    """Draws the result in all coordinates and in the first two, and the animation where paths have steps."""
+def paint(
+    output: Path, key: KeyArray, result: Result, plane: Target | None, labels: tuple[str, str], pair: tuple[int, int]
+) -> None:
+    """Draws the result in all coordinates and in two, and the animation where paths have steps.
+
+    `plane` and `labels` are of the first two; of others the density is that of the samples.
+    """
     bound, report = result.recipe.bound, result.report
     path_key, exact_key, weights_key = split(key, 3)
+    if result.tried:
+        figures.trace(result).savefig(output / "trace.png")
     if np.isfinite(report.log_z):
         figures.corner(result).savefig(output / "corner.png")
         resampled = np.ptp(result.log_weights) == 0  # then others show what its weights are like
@@ -77,9 +84,13 @@ def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, lab
         plots.training_history(result.history, log_z=report.log_z_true, bound=bound).savefig(output / "training.png")
     if result.target.dim < 2:
         return
-    points, exact = np.asarray(result.samples)[:, :2], None
+    if pair != (0, 1):
+        names, _ = figures.columns(result.samples)
+        plane, labels = None, (names[pair[0]], names[pair[1]])
+    shown = np.array(pair)
+    points, exact = np.asarray(result.samples)[:, shown], None
     if result.target.sample is not None:
-        exact = jax.jit(jax.vmap(result.target.sample))(jax.random.split(exact_key, len(points)))[:, :2]
+        exact = jax.jit(jax.vmap(result.target.sample))(jax.random.split(exact_key, len(points)))[:, shown]
     x_limits, y_limits = plots.limits(points if exact is None else exact, coverage=0.97)
     if plane is None:
         grid = plots.histogram_grid(points, x_limits, y_limits, log_weights=result.log_weights)
@@ -95,7 +106,7 @@ def paint(output: Path, key: KeyArray, result: Result, plane: Target | None, lab
         return
 
     def positions(key: KeyArray):
-        return paths.positions(paths.sample_path(key, result.sampler).states, result.sampler)[:, :2]
+        return paths.positions(paths.sample_path(key, result.sampler).states, result.sampler)[:, shown]
 
     states = jax.jit(jax.vmap(positions))(jax.random.split(path_key, 500))
     plots.animate(output / "animation.gif", jnp.swapaxes(states, 0, 1), grid, labels=labels)
