@@ -3,6 +3,7 @@
 Needs the package matplotlib, as `dds.plots` does.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -149,7 +150,7 @@ def weights(log_weights: LogWeights) -> Figure:
 
 @typed
 def trace(result: Result) -> Figure:
-    """What was tried, in order: log Z with two standard errors, and the effective sample size of each sampler.
+    """What was tried, in order: log Z with two standard errors, and the effective sample size (ESS) of each sampler.
 
     The one that the result is of has another colour. Where one found less than a later one, it has missed something.
 
@@ -171,14 +172,14 @@ def trace(result: Result) -> Figure:
         ... )
         >>> above, below = trace(result).axes
         >>> above.get_ylabel(), below.get_ylabel()
-        ('log Z', 'effective sample size')
+        ('log Z', 'ESS')
     """
     require(len(result.tried) > 0, "result.tried", "empty", "one or more")
     number = np.arange(1, len(result.tried) + 1)
     log_z, error, ess = np.transpose([(one.log_z, one.log_z_standard_error, one.ess) for one in result.tried])
     drawn = np.isfinite(log_z) & np.isfinite(error)
     own = (log_z == result.report.log_z) & (error == result.report.log_z_standard_error)
-    figure = Figure(figsize=SIZE, dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(max(SIZE[0], 1.1 * len(number)), SIZE[1]), dpi=DOTS_PER_INCH, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for which, colour, label in ((drawn & own, VERMILION, "the result"), (drawn & ~own, BLUE, "others")):
         if which.any():
@@ -187,11 +188,11 @@ def trace(result: Result) -> Figure:
     if result.report.log_z_true is not None:
         above.axhline(result.report.log_z_true, color="0.5", linewidth=1.3, linestyle=(0, (5, 3)), label="truth")
     below.bar(number, np.nan_to_num(ess), width=0.5, color=np.where(own, VERMILION, BLUE))
-    for axes, name in ((above, "log Z"), (below, "effective sample size")):
+    for axes, name in ((above, "log Z"), (below, "ESS")):
         axes.set_ylabel(name)
         make_plain(axes)
     below.set(ylim=(0, 1), xlim=(0.4, len(number) + 0.6))
-    below.set_xticks(number, [f"{one.kind}\n{one.seconds:.0f} s" for one in result.tried])
+    below.set_xticks(number, [f"{textwrap.fill(one.kind, 14)}\n{one.seconds:.0f} s" for one in result.tried])
     if above.get_legend_handles_labels()[0]:
         add_legend(above)
     return figure
