@@ -15,7 +15,7 @@ from dds.types import KeyArray
 
 
 @typed
-def to_arviz(result: Result | Draws, key: KeyArray, *, chains: int = 4, draws: int | None = None) -> Any:
+def to_arviz(key: KeyArray, result: Result | Draws, *, chains: int = 4, draws: int | None = None) -> Any:
     r"""Draws of equal weight as ArviZ 1 takes them, for its summaries and plots.
 
     Of $N$ samples with weights $w_n$, $m$ chains of $d$ draws take sample $n$ about $m d\, w_n / \sum_l w_l$ times,
@@ -23,8 +23,8 @@ def to_arviz(result: Result | Draws, key: KeyArray, *, chains: int = 4, draws: i
     draws, not runs of their own.
 
     Args:
-        result: The result, or weighted samples.
         key: The random key.
+        result: The result, or weighted samples.
         chains: The number of chains, at least 1.
         draws: The number of draws of each chain, at least 1. By default all together are as many as the samples are
             worth; more are only more copies.
@@ -49,7 +49,7 @@ def to_arviz(result: Result | Draws, key: KeyArray, *, chains: int = 4, draws: i
         >>> like = {"mu": jnp.zeros(()), "theta": jnp.zeros(3)}
         >>> log_density = lambda x: -(x["mu"] ** 2) - jnp.sum(x["theta"] ** 2)
         >>> result = dds.sample(jax.random.key(0), log_density, like, paths=400)
-        >>> data = to_arviz(result, jax.random.key(1), draws=50)
+        >>> data = to_arviz(jax.random.key(1), result, draws=50)
         >>> data["posterior"]["theta"].shape
         (4, 50, 3)
         >>> round(data.attrs["log_z"], 1)  # 2 log(pi)

@@ -108,7 +108,7 @@ def load(
         target,
         recipe,
         tree["state"],
-        tuple(Tried(**one) for one in header.get("tried", ())),
+        tuple(Tried(**one) for one in header["tried"]),
     )
 
 

@@ -81,6 +81,8 @@ def test_the_pictures_are_of_the_pair_that_is_asked_for(monkeypatch, tmp_path):
     states, _ = drawn["animate"][0][1:]
     assert states.shape == (9, 500, 2)
     assert abs(np.median(states[-1, :, 1]) - np.median(samples[:, 0])) < 1
+
+
 def test_a_budget_ends_the_training(monkeypatch, tmp_path):
     run(monkeypatch, "funnel", *SMALL, "--dim", 3, "--no-pictures", "--seconds", "1e-6", "--output", tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text())["updates"] == 25  # it ends with its first block
