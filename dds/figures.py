@@ -15,7 +15,7 @@ from dds import estimators, plots, results
 from dds._drawing import BLUE, DOTS_PER_INCH, SIZE, VERMILION, add_legend, make_plain, plain_axes, symbol
 from dds.checks import require, typed
 from dds.results import Draws, Result
-from dds.types import LogWeights
+from dds.types import Arrays, LogWeights
 
 MOST = 6
 """The most coordinates of a corner plot, where none are chosen."""
@@ -196,6 +196,75 @@ def trace(result: Result) -> Figure:
     if above.get_legend_handles_labels()[0]:
         add_legend(above)
     return figure
+
+
+@typed
+def populations(result: Result, points: Float[Arrays, "points dim"], *, count: int = MOST) -> Figure:
+    r"""Where the weighted samples of a result differ from points that were found by other means.
+
+    Such points are tempered particles, as of `dds.exploration.explore` or `dds.smc.temper`, or exact samples. Shown are
+    the coordinates in which the two differ most, by the largest difference of their distribution functions,
+    $D = \max_x \lvert F(x) - G(x) \rvert$; for as many samples of one distribution it is about the inverse of the
+    square root of their number.
+
+    Args:
+        result: The result.
+        points: The points, in the coordinates of the target.
+        count: The most coordinates, at least 1.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: If `count` is below 1, or there are no points.
+
+    Example:
+        >>> import dds
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> result = dds.sample(
+        ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=1000
+        ... )
+        >>> points = jnp.array([0.0, 3.0]) + jax.random.normal(
+        ...     jax.random.key(1), (400, 2)
+        ... )
+        >>> populations(result, points).axes[0].get_title()[:6]
+        'x[1], '
+    """
+    require(count >= 1, "count", count, "at least 1")
+    require(len(points) >= 1, "points", "none", "one or more")
+    names, ours = columns(result.samples)
+    _, theirs = columns(results.structured(result.target, points))
+    shares = np.exp(np.asarray(result.log_weights, np.float64) - np.max(result.log_weights))
+    shares /= shares.sum()
+    equal = np.full(len(theirs), 1 / len(theirs))
+    apart = np.array([_apart(x, shares, y, equal) for x, y in zip(ours.T, theirs.T, strict=True)])
+    chosen = np.argsort(-apart, kind="stable")[:count]
+    across = min(len(chosen), 3)
+    down = -(-len(chosen) // across)
+    figure = Figure(figsize=(2.9 * across, 2.4 * down + 0.4), dpi=DOTS_PER_INCH, layout="constrained")
+    for panel, i in enumerate(chosen):
+        axes = figure.add_subplot(down, across, panel + 1)
+        reaches = [_reach(ours[:, i], shares), _reach(theirs[:, i], equal)]
+        options: Any = {"bins": 40, "density": True, "range": (min(r[0] for r in reaches), max(r[1] for r in reaches))}
+        axes.hist(ours[:, i], weights=shares, color=BLUE, alpha=0.6, label="the sampler", **options)
+        axes.hist(theirs[:, i], color=VERMILION, histtype="step", linewidth=1.3, label="other means", **options)
+        axes.set_title(f"{symbol(names[i])}, D {apart[i]:.2f}", fontsize=9)
+        axes.set_yticks([])
+        make_plain(axes)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
+    return figure
+
+
+def _apart(x: np.ndarray, shares: np.ndarray, y: np.ndarray, other_shares: np.ndarray) -> float:
+    """The largest difference of two weighted distribution functions."""
+    values = np.concatenate([x, y])
+    order = np.argsort(values, kind="stable")
+    values, changes = values[order], np.concatenate([shares, -other_shares])[order]
+    differences = np.cumsum(changes)
+    last = np.append(values[1:] != values[:-1], True)  # of equal values all at once
+    return float(np.max(np.abs(differences[last])))
 
 
 def _reach(values: Float[np.ndarray, " samples"], shares: Float[np.ndarray, " samples"]) -> plots.Interval:

@@ -16,7 +16,7 @@ from dds.checks import require, typed
 from dds.compiling import QUICK, once, split
 from dds.paths import noise_path, noise_size, sample_path, steps
 from dds.search import CHEAP, POOR
-from dds.types import Family, KeyArray, LogDensity, Mixture, Params, Sampler, Target
+from dds.types import Arrays, Family, KeyArray, LogDensity, Mixture, Params, Sampler, Target
 
 CHUNK = 1000
 """The number of paths that are drawn or weighed at a time: it bounds the memory."""
@@ -190,7 +190,7 @@ def evaluate(
     report = report._replace(samples=min(report.samples, float(paths)))
     kind, spent = "own" if recipe.plan is None else recipe.plan.kind, seconds + time.perf_counter() - started
     return Result(
-        _structured(target, jnp.asarray(points)),
+        structured(target, jnp.asarray(points)),
         jnp.asarray(log_w),
         estimators.Estimate(jnp.asarray(report.log_z), jnp.asarray(report.log_z_standard_error)),
         report,
@@ -320,7 +320,7 @@ def draw(key: KeyArray, result: Result, count: int) -> Draws:
     """
     require(count >= 1, "count", count, "at least 1")
     points, log_w = _draw(result.recipe.family, result.target.log_density, result.state.params, key, count)
-    return Draws(_structured(result.target, jnp.asarray(points)), jnp.asarray(log_w))
+    return Draws(structured(result.target, jnp.asarray(points)), jnp.asarray(log_w))
 
 
 @typed
@@ -434,5 +434,23 @@ def _joined(parts: list[Array], count: int) -> np.ndarray:
     return np.concatenate([np.asarray(part) for part in parts])[:count]
 
 
-def _structured(target: Target, points: Array) -> Any:
+@typed
+def structured(target: Target, points: Float[Arrays, "points dim"]) -> Any:
+    """Points in the structure of the user's parameters.
+
+    Args:
+        target: The target.
+        points: Points in its coordinates.
+
+    Returns:
+        The parameters, each leaf with a leading axis.
+
+    Example:
+        >>> from dds import targets
+        >>> target = targets.from_log_density(
+        ...     lambda tree: -jnp.sum(tree["a"] ** 2), {"a": jnp.zeros(2)}
+        ... )
+        >>> structured(target, jnp.ones((5, 2)))["a"].shape
+        (5, 2)
+    """
     return points if target.structure is None else jax.vmap(target.structure)(points)

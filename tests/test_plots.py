@@ -12,6 +12,7 @@ from jaxtyping import TypeCheckError
 from matplotlib import rc_context
 from matplotlib.colors import LogNorm
 from PIL import Image
+from scipy.stats import norm
 
 from dds import estimators, evaluation, figures, plots, results, targets
 
@@ -518,3 +519,26 @@ def test_the_trace_shows_what_was_tried_and_which_was_kept():
     assert [text.get_text() for text in below.get_xticklabels()] == ["importance\n3 s", "gates\n40 s", "network\n90 s"]
     with pytest.raises(ValueError, match=r"result\.tried must be one or more, got empty"):
         figures.trace(nothing._replace(tried=(), report=report))
+
+
+def test_populations_shows_first_the_coordinates_that_differ_most():
+    rng = np.random.default_rng(0)
+    nothing = results.Result(*[None] * len(results.Result._fields))
+    samples, points = rng.normal(size=(20_000, 5)).astype(np.float32), rng.normal(size=(4000, 5)).astype(np.float32)
+    # Weights that make the third coordinate a normal distribution about 1.
+    log_weights = samples[:, 2] - 0.5
+    points[:, 4] += 0.5
+    target = targets.gaussian(jnp.zeros(5), jnp.eye(5))
+    result = nothing._replace(samples=samples, log_weights=log_weights, target=target)
+    figure = figures.populations(result, points, count=3)
+    titles = [axes.get_title() for axes in figure.axes]
+    expected = [2 * norm.cdf(0.5) - 1, 2 * norm.cdf(0.25) - 1]  # of normal distributions 1 and 0.5 apart
+    for title, name, apart in zip(titles, ("x[2]", "x[4]"), expected, strict=False):
+        assert title.startswith(name)
+        assert float(title.split()[-1]) == pytest.approx(apart, abs=0.02)
+    assert float(titles[2].split()[-1]) < 0.04
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the sampler", "other means"]
+    with pytest.raises(ValueError, match="points must be one or more, got none"):
+        figures.populations(result, points[:0])
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        figures.populations(result, points, count=0)

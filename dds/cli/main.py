@@ -179,7 +179,8 @@ def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> 
     summary = files.finish(output, options, best)
     if options["pictures"]:
         with console.status("drawing"):
-            show.paint(output, keys[4], best, plane, labels, pair)
+            particles = None if looked is None else looked.explored.points
+            show.paint(output, keys[4], best, plane, labels, pair, particles)
     tracking.finish(observe or tracking.observer(options, best.recipe, target, keys[3], output), summary, output)
     show.table(console, summary, best.report, output)
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from rich.console import Console
 from rich.table import Table
 
@@ -65,11 +66,18 @@ def train(
 
 
 def paint(
-    output: Path, key: KeyArray, result: Result, plane: Target | None, labels: tuple[str, str], pair: tuple[int, int]
+    output: Path,
+    key: KeyArray,
+    result: Result,
+    plane: Target | None,
+    labels: tuple[str, str],
+    pair: tuple[int, int],
+    particles: Array | None,
 ) -> None:
     """Draws the result in all coordinates and in two, and the animation where paths have steps.
 
-    `plane` and `labels` are of the first two; of others the density is that of the samples.
+    `plane` and `labels` are of the first two; of others the density is that of the samples. `particles` are points that
+    were found by other means.
     """
     bound, report = result.recipe.bound, result.report
     path_key, exact_key, weights_key = split(key, 3)
@@ -77,6 +85,8 @@ def paint(
         figures.trace(result).savefig(output / "trace.png")
     if np.isfinite(report.log_z):
         figures.corner(result).savefig(output / "corner.png")
+        if particles is not None and len(particles):
+            figures.populations(result, particles).savefig(output / "populations.png")
         resampled = np.ptp(result.log_weights) == 0  # then others show what its weights are like
         weighted = draw(weights_key, result, len(result.log_weights)) if resampled else result
         figures.weights(weighted.log_weights).savefig(output / "weights.png")
