@@ -225,9 +225,7 @@ def populations(result: Result, points: Float[Arrays, "points dim"], *, count: i
         >>> result = dds.sample(
         ...     jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=1000
         ... )
-        >>> points = jnp.array([0.0, 3.0]) + jax.random.normal(
-        ...     jax.random.key(1), (400, 2)
-        ... )
+        >>> points = jax.random.normal(jax.random.key(1), (400, 2)).at[:, 1].add(3)
         >>> populations(result, points).axes[0].get_title()[:6]
         'x[1], '
     """
