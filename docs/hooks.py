@@ -8,27 +8,38 @@ import griffe
 from math_core import LatexToMathML
 
 _EQUATION = re.compile(
-    r'<(?:span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</(?:span|div)>',
+    r'(\(?)<(?:span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</(?:span|div)>([),.:;?]*)',
     re.DOTALL,
 )
 _SUBSCRIPTED = re.compile(r"(<msub(?:sup)?>)(<mi[^>]*>[^<]*</mi>)")
+_NAME = re.compile(r"`(dds(?:\.\w+)+)`")
+_EXPORTED = {"dds.sample": "dds.sampling.sample"}
 _CONVERTER = LatexToMathML(fancy_error=False)
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Turns the LaTeX that `arithmatex` has marked into MathML: no script, and a mistake in it ends the build."""
+    """Turns the LaTeX that `arithmatex` has marked into MathML: no script, and a mistake in it ends the build.
+
+    The source of a function is not searched: it would be found beside its own documentation.
+    """
+    source = '<details class="mkdocstrings-source"'
+    content = content.replace(source, f"{source} data-search-exclude")
     return _EQUATION.sub(_mathml, content)
 
 
 def _mathml(match: re.Match[str]) -> str:
-    bracket, latex = match.groups()
+    before, bracket, latex, after = match.groups()
     if bracket == "(":
-        return _converted(html.unescape(latex), display=False)
+        mathml = _converted(html.unescape(latex), display=False)
+        # Browsers break a line between an equation and what belongs to it.
+        return (
+            f'<span style="white-space: nowrap">{before}{mathml}{after}</span>'
+        )
     # Each part on a line of its own where the screen is too narrow for all: browsers do not break an equation.
     parts = [
         _converted(part, display=True) for part in _parts(html.unescape(latex))
     ]
-    return f'<div class="equation">{"".join(parts)}</div>'
+    return f'{before}<div class="equation">{"".join(parts)}</div>{after}'
 
 
 def _converted(latex: str, display: bool) -> str:
@@ -53,7 +64,7 @@ def _parts(latex: str) -> list[str]:
 
 
 class Docstrings(griffe.Extension):
-    """Reads `Example:` and `References:`, tidies the shapes in types, and shows what a package exports as its own."""
+    """Reads `Example:` and `References:`, links names, tidies types, and shows what a package exports as its own."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Prepares one object."""
@@ -64,12 +75,13 @@ class Docstrings(griffe.Extension):
                 obj.docstring.value,
                 flags=re.MULTILINE,
             )
-            obj.docstring.value = re.sub(
+            text = re.sub(
                 r"^References:\n((?: {4}.*\n?)+)",
                 _paragraph,
                 text,
                 flags=re.MULTILINE,
             )
+            obj.docstring.value = _NAME.sub(_link, text)
         for annotation in _annotations(obj):
             _tidy(annotation)
 
@@ -89,6 +101,10 @@ def _paragraph(match: re.Match[str]) -> str:
     return "**References:** " + re.sub(
         r"^ {4}", "", match[1], flags=re.MULTILINE
     )
+
+
+def _link(match: re.Match[str]) -> str:
+    return f"[`{match[1]}`][{_EXPORTED.get(match[1], match[1])}]"
 
 
 def _annotations(obj: griffe.Object) -> list[Any]:

@@ -84,7 +84,8 @@ def test_page(browser, address, name, view):
     assert page.eval_on_selector_all("article math", flat) == 0
     assert "\\(" not in page.inner_text("article").replace("\\(\\", "")  # LaTeX that was not converted
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "wider than the screen"
-    # Nothing has to be scrolled to be read: on a phone code alone.
+    # Nothing has to be scrolled to be read, unfolded sources included: on a phone code alone.
+    page.eval_on_selector_all("details", "all => all.forEach(d => d.open = true)")
     kinds = "article pre > code" if view == "desktop" else "article .output pre > code"
     wide = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 200))"
     assert page.eval_on_selector_all(f"{kinds}, article .equation math", wide) == []
