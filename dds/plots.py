@@ -456,7 +456,7 @@ def animate(
     # Flat bands of colour: a GIF has few colours, and equal neighbours take no room.
     _draw_density(axes, grid, decades, bands=12)
     points = _draw_points(axes, np.asarray(states)[0], VERMILION, size=8, alpha=0.8)
-    corner = axes.text(0.98, 0.97, "", transform=axes.transAxes, ha="right", va="top", color="0.2")
+    corner = axes.text(0.98, 0.97, "", transform=axes.transAxes, ha="right", va="top")
     for artist in (points, corner):
         artist.set_animated(True)
 
