@@ -1,5 +1,6 @@
 """The checks: `nox` runs those that take minutes, `nox -s NAME` one of them; arguments follow `--`."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,25 @@ def browser(session: nox.Session) -> None:
     install(session, "browser")
     # The tests' own conftest needs JAX, the browser does not.
     session.run("pytest", "--noconftest", "-o", "python_files=site_*.py", "tests", *session.posargs)
+
+
+@nox.session(default=False)
+def zensical(session: nox.Session) -> None:
+    """What Zensical, which is to follow MkDocs, makes of the site, in `build/zensical`, and what it leaves undone."""
+    install(session, "zensical")
+    config, site = Path("zensical.yml"), Path("build/zensical")
+    # It runs no hooks, so it warns of what is left of fences that they read: no reason to stop.
+    config.write_text(f"INHERIT: mkdocs.yml\nsite_dir: {site}\nstrict: false\n")
+    try:
+        session.run("zensical", "build", "--config-file", str(config))
+    finally:
+        config.unlink()
+    pages = [page.read_text() for page in site.glob("**/index.html")]
+    objects, equations = (sum(page.count(mark) for page in pages) for mark in ('<h2 id="dds.', 'class="arithmatex"'))
+    sources = [page.read_text() for page in Path("docs").glob("**/*.md")]
+    fences = sum(len(re.findall("^```python", source, re.MULTILINE)) for source in sources)
+    session.log(f"Built: {len(pages)} pages, and {objects} objects of the reference.")
+    session.log(f"Not done, for want of hooks: {equations} equations are still LaTeX, {fences} fences were not run.")
 
 
 @nox.session(default=False)
