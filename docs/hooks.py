@@ -13,6 +13,7 @@ _EQUATION = re.compile(
 )
 _SUBSCRIPTED = re.compile(r"(<msub(?:sup)?>)(<mi[^>]*>[^<]*</mi>)")
 _NAME = re.compile(r"`(dds(?:\.\w+)+)`")
+_SHOWN_NAME = re.compile(r"(?<=<code>)dds(?:\.\w+)+(?=</code>)")
 _EXPORTED = {"dds.sample": "dds.sampling.sample"}
 _CONVERTER = LatexToMathML(fancy_error=False)
 
@@ -20,10 +21,14 @@ _CONVERTER = LatexToMathML(fancy_error=False)
 def on_page_content(content: str, **_: Any) -> str:
     """Turns the LaTeX that `arithmatex` has marked into MathML: no script, and a mistake in it ends the build.
 
-    The source of a function is not searched: it would be found beside its own documentation.
+    The source of a function is not searched: it would be found beside its own documentation. Long names may break after
+    their dots.
     """
     source = '<details class="mkdocstrings-source"'
     content = content.replace(source, f"{source} data-search-exclude")
+    content = _SHOWN_NAME.sub(
+        lambda name: name[0].replace(".", ".<wbr>"), content
+    )
     return _EQUATION.sub(_mathml, content)
 
 
