@@ -110,6 +110,22 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def scaling(session: nox.Session) -> None:
+    """Times and memory on this machine, into `docs/scaling.json` and `docs/scaling.md`; resumable, some ten minutes."""
+    install(session, "test", ".[cli]")
+    session.run("python", "tests/scaling.py", *session.posargs)
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """The same on a GPU, with the JAX that drives it; skipped where there is none."""
+    if not shutil.which("nvidia-smi"):
+        session.skip("there is no NVIDIA GPU here: nvidia-smi is not found")
+    session.install("--no-compile", ".[cli]", "jax[cuda13]")
+    session.run("python", "tests/scaling.py", "--gpu", *session.posargs)
+
+
+@nox.session(default=False)
 def compare(session: nox.Session) -> None:
     """Other ways to log Z on the same targets, three seeds, into `docs/compared.md`; resumable, most of an hour."""
     install(session, "compare", ".[cli,wandb]")

@@ -6,6 +6,7 @@ whatever is not a batch of paths runs as it is, be it a density with loops of it
 `share` is `jax.vmap`.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib.version
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -25,6 +27,14 @@ AXIS = "paths"
 Devices = int | Sequence[Any]
 """Devices of JAX, or how many of those of this process."""
 
+STARVING = jaxlib.version.__version_info__ < (0, 11)
+"""Whether cores of a CPU that are devices can wait for each other for ever.
+
+In jaxlib 0.10 a batched solve of LAPACK is cut in parts for the threads of a pool, and waits for them in one of these
+threads. There are as many as cores, or as the environment variable NPROC says before JAX starts. If each of them waits
+for one that is free, nothing goes on.
+"""
+
 _mesh = jax.make_user_context(None)
 
 
@@ -34,10 +44,11 @@ def using(devices: Devices | None = None) -> Iterator[None]:
 
     Args:
         devices: The devices. By default those that were named already, or `jax.default_device`, or else all that there
-            are, of all processes.
+            are, of all processes; where they are `STARVING`, the first.
 
     Raises:
-        ValueError: If there are none, or not so many.
+        ValueError: If there are none, not so many, or they could wait for each other for ever: more than one core of a
+            CPU, `STARVING`, without an NPROC of at least twice their number.
 
     Example:
         >>> with using(1):
@@ -49,12 +60,16 @@ def using(devices: Devices | None = None) -> Iterator[None]:
         return
     if devices is None:
         devices = jax.devices()
+        devices = jax.local_devices()[:1] if _threads_needed(devices) else devices
     if isinstance(devices, int):
         local = jax.local_devices()
         kind = f"the number of {local[0].platform} devices"
         require(1 <= devices <= len(local), "devices", devices, f"from 1 to {len(local)}, {kind}")
         devices = local[:devices]
     require(len(devices) >= 1, "devices", "none", "one or more")
+    if needed := _threads_needed(devices):
+        why = f"or the environment variable NPROC at least {needed} when JAX starts (dds.devices.STARVING)"
+        require(False, "devices", f"{len(devices)} of a CPU", f"one, with jaxlib 0.10, {why}")
     if len(devices) == 1:
         with _mesh(None), jax.default_device(devices[0]):
             yield
@@ -177,6 +192,14 @@ def agreed(answer: bool) -> bool:
     if _mesh.value is None or len({device.process_index for device in _mesh.value.devices.flat}) == 1:
         return answer
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+
+
+def _threads_needed(devices: Sequence[Any]) -> int:
+    """The threads that devices need, if there are fewer, and they are `STARVING`."""
+    own = [device for device in devices if device.process_index == jax.process_index()]
+    threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
+    few = STARVING and len(own) > 1 and own[0].platform == "cpu" and threads < 2 * len(own)
+    return 2 * len(own) if few else 0
 
 
 def _on_all(leaf: Any) -> jax.Array:

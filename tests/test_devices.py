@@ -71,7 +71,8 @@ def run(script, *arguments, **environment):
 def test_as_on_one_device(count, whole):
     # In double precision, so that rounding decides no move and no climb.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    with run("test_devices.py", count, whole, XLA_FLAGS=flags, JAX_ENABLE_X64="1") as process:
+    environment = {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1", "NPROC": str(2 * count)}
+    with run("test_devices.py", count, whole, **environment) as process:
         one, several = json.loads(process.communicate(timeout=300)[0])
     assert len(one) > 5
     np.testing.assert_allclose(several, one, rtol=1e-6, atol=1e-6)
@@ -106,6 +107,20 @@ def test_two_processes_train_and_go_on_where_one_died(tmp_path):
     assert not (tmp_path / "died/0.npy").exists()
     assert both(tmp_path / "died") == [0, 0]
     np.testing.assert_array_equal(np.load(tmp_path / "died/0.npy"), first)
+
+
+@pytest.mark.skipif(not devices.STARVING, reason="this jaxlib does not starve")
+def test_devices_that_could_wait_for_each_other_for_ever_are_refused():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    program = (
+        "import jax, dds.devices as devices\n"
+        "with devices.using(): print(devices.program(lambda x: x + 1)(1.0).sharding.device_set)\n"
+        "devices.using(2).__enter__()"
+    )
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": flags, "NPROC": "2"})
+    assert ran.stdout == "{CpuDevice(id=0)}\n"
+    assert "devices must be one, with jaxlib 0.10, or the environment variable NPROC at least 4" in ran.stderr
 
 
 @pytest.mark.parametrize("wrong", [0, 100, []])

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import sys
 import time
 from functools import partial
@@ -18,7 +19,6 @@ from dds import compiling, estimators, evaluation, recipes, results, sampling, s
 from dds.checks import require
 from dds.cli import files, show, tracking
 from dds.cli.named import find_target
-from dds.devices import using
 from dds.recipes import Numbers, Recipe
 from dds.results import Goal, Result
 from dds.types import KeyArray
@@ -129,9 +129,11 @@ def run(
         begun = files.Checkpoint.read(resume)
         options = begun.options | {"output": str(resume)}
     if options["devices"] is not None:
+        if dds.devices.STARVING:
+            os.environ.setdefault("NPROC", str(2 * options["devices"]))
         with contextlib.suppress(RuntimeError):  # JAX has started, in a notebook: there are as many as there are
             jax.config.update("jax_num_cpu_devices", options["devices"])
-    with using(options["devices"]):
+    with dds.devices.using(options["devices"]):
         find_and_report(options, begun)
 
 
