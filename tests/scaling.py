@@ -194,6 +194,10 @@ Measured by `nox -s scaling`, each row in a process of its own. An update is one
 learned sampler with a network of two hidden layers, without compilation. The arithmetic is that of the products with
 the weights alone. The ceilings are a product of two 4096 x 4096 matrices and a copy of 256 MiB on the same device.
 How to use several devices or processes stands on [another page](how-to/devices.md).
+
+At a width of 64 the products are the smaller part of an update: activations, random numbers and what goes from step to
+step take the rest. Wider networks come nearer to the ceiling. No GPU was at
+hand yet; `nox -s gpu` adds its rows.
 """
 
 
@@ -209,7 +213,7 @@ def page(records: dict[str, list[dict]]) -> str:
         for row in of.get("update", []):
             numbers = " | ".join(f"{row[name]:,}" for name in BASE)
             share = f"{row['gflops']:,.0f} | {row['gflops'] / top['gflops']:.0%}"
-            parts.append(f"| {numbers} | {row['milliseconds']:.3g} | {share} | {row['peak']:,.0f} |")
+            parts.append(f"| {numbers} | {row['milliseconds']:,.0f} | {share} | {row['peak']:,.0f} |")
         parts.append("\n| what | seconds | MB besides what was there |\n|---|---|---|")
         for row in of.get("draw", []):
             name = f"{row['count']:,} samples of 64 steps in {row['dim']} dimensions ({row['of_samples']:.0f} MB)"
