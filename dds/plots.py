@@ -290,7 +290,8 @@ def heat_map(
     image = _draw_density(axes, grid, decades)
     bar = figure.colorbar(image, ax=axes, extend="neither" if decades is None else "min", pad=0.02, aspect=30)
     bar.set_label("density")
-    bar.outline.set_visible(False)
+    outline: Any = bar.outline  # of another type in the stubs of each matplotlib
+    outline.set_visible(False)
     if samples is not None:
         _draw_points(axes, samples, VERMILION, size=7, alpha=0.7)
     return figure

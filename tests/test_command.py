@@ -109,6 +109,7 @@ def test_several_modes_are_trained_on_with_the_forward_loss(monkeypatch, tmp_pat
     assert all((side > 0.1).any() and (side < -0.1).any() for side in x.T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [1, 3])
 def test_a_log_density_of_ones_own(monkeypatch, tmp_path, dim):
     (tmp_path / f"own_{dim}.py").write_text("def log_density(x):\n    return -(x @ x) / 2\n")

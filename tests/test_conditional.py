@@ -167,6 +167,7 @@ def test_few_must_be_some_of_the_coordinates(few):
         conditional.bijection(targets.funnel(3).log_density, normal.standard(3), few)
 
 
+@pytest.mark.slow
 def test_a_deep_neck_in_single_precision():
     # A centred hierarchical model: given log tau the rest is exactly normal, so each weight is the marginal density of
     # log tau, however deep. There the directions differ in width by a factor of a thousand.

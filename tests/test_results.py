@@ -61,6 +61,7 @@ def test_resampled_ones_are_shuffled_and_in_proportion():
         dds.resample(jax.random.key(0), dds.results.Draws(samples, log_w.at[0].set(jnp.nan)), 10)
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_bit_for_bit(result, tmp_path):
     dds.save(tmp_path / "run.npz", result)
     program = """
@@ -181,6 +182,7 @@ def test_numpyro_samples_come_back_constrained_by_site():
     np.testing.assert_allclose(samples["double"], 2 * samples["mean"])
 
 
+@pytest.mark.slow
 def test_a_sampler_of_one_of_two_modes_is_found_out_both_ways():
     # Draws from one mode of two have perfect weights; exact samples and tempered particles both say what is missing.
     means = jnp.array([[-5.0, 0.0], [5.0, 0.0]])
@@ -223,6 +225,7 @@ def test_models_are_compared_by_their_evidence():
         dds.compare({})
 
 
+@pytest.mark.slow
 def test_where_mass_lies_farther_out_is_said():
     def log_density(x):
         return jax.scipy.stats.norm.logpdf(x[0]) + jax.scipy.stats.cauchy.logpdf(x[1])

@@ -212,6 +212,7 @@ def test_goals_and_numbers_are_checked():
             dds.sample(KEY, log_density, 2, **{name: value})
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_look_the_ladder_and_a_training(monkeypatch, result):
     evaluated, evaluate = [], sampling.evaluate
 

@@ -267,6 +267,7 @@ def test_modes_too_many_to_list_are_a_product():
     assert np.all(np.abs(weights @ (x[:, ::2] > 0) - 0.84431) < 6 * errors)
 
 
+@pytest.mark.slow
 def test_a_plain_fit_is_relied_on_after_a_second_opinion(monkeypatch):
     def kinked(x):
         return -jnp.sum(jnp.abs(x))

@@ -130,6 +130,7 @@ def figures_of(sampler, target, start):
     return summarise(log_w, explored_log_weights=back(jax.random.split(jax.random.key(2), 200), points))
 
 
+@pytest.mark.slow
 def test_a_sampler_that_sees_only_right_hand_wells_is_found_out():
     # Its weights look fine: a high effective sample size, a light tail, and a log Z that is off by 2 log 0.844.
     target = targets.many_well(4)

@@ -81,6 +81,7 @@ def test_rounding_far_out_is_no_mass():
     assert tails.beyond(jax.random.key(1), log_density, here, weigh, x, weigh(x)).share < 1e-9
 
 
+@pytest.mark.slow
 def test_the_far_end_of_a_neck_in_coordinates_that_know_of_it():
     funnel = dds.targets.funnel(4)
     place = conditional.bijection(funnel.log_density, Normal(jnp.zeros(4), jnp.ones(())), (0,))
@@ -139,6 +140,7 @@ def test_a_product_is_widened_by_a_small_share_in_each_coordinate():
     assert np.asarray(wider.prior.factors.scales)[0].max() > 5
 
 
+@pytest.mark.slow
 def test_nothing_is_widened_in_vain():
     found = search.search(jax.random.key(0), lambda x: norm.logpdf(x).sum(), normal.standard(3))
     assert remedies.widen(jax.random.key(1), lambda x: norm.logpdf(x).sum(), found).prior is found.prior
