@@ -398,7 +398,7 @@ def _look(
         # Where there is a slope, in standard deviations, the climb did not arrive: as in a curved valley.
         return x, scale, mass, jnp.isfinite(scale).all() & jnp.isfinite(mass) & (jnp.linalg.norm(slope) < 0.1)
 
-    return devices.share(look, batch_size=min(64, max(2**22 // points.shape[1] ** 2, 1)))(points)
+    return devices.share(look, batch_size=min(64, 2 ** int(np.log2(max(2**22 // points.shape[1] ** 2, 1)))))(points)
 
 
 def factor_of_inverse(precision: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:

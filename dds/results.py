@@ -25,7 +25,7 @@ REFINED, ROOM = 2000, 2**26
 """The number of paths that are refined where weights alone do not do, and the most numbers that they are made of."""
 
 MEMORY = 2**24
-"""The most numbers that more paths may take to store, and that paths are made of which are drawn at once."""
+"""The most numbers that more paths may take to store."""
 
 
 class Goal(NamedTuple):
@@ -424,10 +424,12 @@ def _weigh_chunk(family: Family, log_density: LogDensity, params: Params, key: K
 
 
 def _at_once(sampler: Sampler) -> int | None:
-    """How many paths are drawn side by side, where a chunk of them has too much noise; else `None`."""
-    size, matrix = noise_size(sampler), isinstance(sampler.prior, Mixture) and len(sampler.prior.means) > 1
-    most = max(MEMORY // (size + matrix * size**2), 1)
-    return most if most < CHUNK else None
+    """How many paths are drawn side by side, where a chunk of them would take a gigabyte; else `None`."""
+    size = noise_size(sampler)
+    several = isinstance(sampler.prior, Mixture) and len(sampler.prior.means) > 1
+    most = 2**28 // (8 * size + several * size**2)
+    # Batches of one size: a rest of another would be a second program that runs beside the first.
+    return None if most >= CHUNK else max(count for count in (1, 2, 5, 10, 50, 100, 500) if count <= max(most, 1))
 
 
 def _joined(parts: list[Array], count: int) -> np.ndarray:

@@ -71,7 +71,7 @@ def run(script, *arguments, **environment):
 def test_as_on_one_device(count, whole):
     # In double precision, so that rounding decides no move and no climb.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    environment = {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1", "NPROC": str(2 * count)}
+    environment = {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1", "NPROC": str(8 * count)}
     with run("test_devices.py", count, whole, **environment) as process:
         one, several = json.loads(process.communicate(timeout=300)[0])
     assert len(one) > 5
