@@ -29,6 +29,9 @@ STALE = 5
 AVERAGED = 40
 """The steps of `variational` over which draws are averaged then."""
 
+PROBES = 64
+"""The vectors by which `diagonal` asks for a curvature."""
+
 
 @typed
 def laplace(log_density: LogDensity, start: State, *, iterations: int = 500) -> Normal:
@@ -114,26 +117,24 @@ def variational(
 
 
 @typed
-def diagonal(
-    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = 200, probes: int = 64
-) -> Normal:
-    r"""A normal fit without a matrix: the end of a climb, and standard deviations from the diagonal of the Hessian.
+def diagonal(key: KeyArray, log_density: LogDensity, around: Normal, *, probes: int = PROBES) -> Normal:
+    r"""A normal fit without a matrix: standard deviations from the diagonal of the Hessian at a point.
 
     The diagonal of $H = -\nabla^2 \log\gamma$ is the mean of $v \odot H v$ over vectors $v$ of random signs, exact for
-    a diagonal matrix. Where it is not positive the scale of the start is kept.
+    a diagonal matrix.
 
     Args:
         key: The random key.
         log_density: The log density, unnormalised.
-        start: Where to climb from, and how wide the target is at most; its scale is a number or a vector.
-        iterations: The most steps of L-BFGS, at least 1.
+        around: The point, as its mean, such as the end of `dds.modes.climb`; and as its scale, a number or a vector,
+            the standard deviations where the diagonal is not positive.
         probes: The number of vectors, at least 1.
 
     Returns:
         The fit, its scale a vector.
 
     Raises:
-        ValueError: If a number is below 1.
+        ValueError: If `probes` is below 1.
 
     References:
         Bekas, Kokiopoulou and Saad (2007), An estimator for the diagonal of a matrix.
@@ -148,37 +149,10 @@ def diagonal(
         >>> bool(jnp.allclose(fit.scale, scales))
         True
     """
-    require(iterations >= 1, "iterations", iterations, "at least 1")
     require(probes >= 1, "probes", probes, "at least 1")
-    return diagonal_from(key, log_density, start, iterations=iterations, probes=probes)[0]
-
-
-def diagonal_from(
-    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = 200, probes: int = 64
-) -> tuple[Normal, int]:
-    """As `diagonal`, with the number of evaluations of the density that it took.
-
-    Args:
-        key: As in `diagonal`.
-        log_density: As in `diagonal`.
-        start: As in `diagonal`.
-        iterations: As in `diagonal`.
-        probes: As in `diagonal`.
-
-    Returns:
-        The fit and the number.
-
-    Example:
-        >>> diagonal_from(
-        ...     jax.random.key(0), lambda x: -jnp.sum(x**2), normal.standard(2)
-        ... )[1] < 200
-        True
-    """
-    point, evaluations = modes.climb(log_density, start.mean, iterations=iterations)
-    curvature = _diagonal(log_density, probes, key, point)
+    curvature = _diagonal(log_density, probes, key, around.mean)
     curved = jnp.isfinite(curvature) & (curvature > 0)
-    fit = Normal(point, jnp.where(curved, jax.lax.rsqrt(jnp.where(curved, curvature, 1.0)), start.scale))
-    return fit, evaluations + probes
+    return around._replace(scale=jnp.where(curved, jax.lax.rsqrt(jnp.where(curved, curvature, 1.0)), around.scale))
 
 
 @partial(once, static_argnums=(0, 1))

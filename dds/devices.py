@@ -67,9 +67,9 @@ def using(devices: Devices | None = None) -> Iterator[None]:
         require(1 <= devices <= len(local), "devices", devices, f"from 1 to {len(local)}, {kind}")
         devices = local[:devices]
     require(len(devices) >= 1, "devices", "none", "one or more")
-    if needed := _threads_needed(devices):
-        why = f"or the environment variable NPROC at least {needed} when JAX starts (dds.devices.STARVING)"
-        require(False, "devices", f"{len(devices)} of a CPU", f"one, with jaxlib 0.10, {why}")
+    needed = _threads_needed(devices)
+    why = f"or the environment variable NPROC at least {needed} when JAX starts (dds.devices.STARVING)"
+    require(not needed, "devices", f"{len(devices)} of a CPU", f"one, with jaxlib 0.10, {why}")
     if len(devices) == 1:
         with _mesh(None), jax.default_device(devices[0]):
             yield
@@ -78,6 +78,7 @@ def using(devices: Devices | None = None) -> Iterator[None]:
             yield
 
 
+@typed
 def program(function: Callable[..., Any], *, static: int = 0, **options: Any) -> Callable[..., Any]:
     """`jax.jit` of a function that makes its batches by `share`, so that it can be spread over devices.
 

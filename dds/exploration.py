@@ -147,11 +147,12 @@ def _around(log_density: LogDensity, points: Array, scales: Array) -> tuple[Arra
     """Draws from the normal distribution around each point, and their log weights."""
     noise = jax.random.normal(jax.random.key(0), (AROUND, points.shape[1]), points.dtype)
 
-    at_once = min(16, max(2**22 // points.shape[1] ** 2, 1))
-
     def one(place: Normal, e: Array) -> tuple[Array, Array]:
         x = normal.reparameterise(place, e)
         log_w = log_density(x) - normal.log_density(place, x)
         return x, jnp.where(jnp.isfinite(log_w), log_w, -jnp.inf)
 
-    return jax.lax.map(lambda mode: jax.vmap(partial(one, Normal(*mode)))(noise), (points, scales), batch_size=at_once)
+    def around(mode: tuple[Array, Array]) -> tuple[Array, Array]:
+        return jax.vmap(partial(one, Normal(*mode)))(noise)
+
+    return jax.lax.map(around, (points, scales), batch_size=modes.side_by_side(16, points.shape[1]))

@@ -79,9 +79,7 @@ def corner(result: Result | Draws, *, names: Sequence[str] | None = None, bins: 
     for name in chosen:
         require(name in known, "names", repr(name), f"one of {', '.join(known)}")
     numbers = numbers[:, [known.index(name) for name in chosen]]
-    log_weights = np.asarray(result.log_weights)
-    shares = np.exp(np.asarray(log_weights, np.float64) - log_weights.max())
-    shares /= shares.sum()
+    log_weights, shares = np.asarray(result.log_weights), _shares(result.log_weights)
     reach = [_reach(column, shares) for column in numbers.T]
     count = len(chosen)
     side = 1.6 * count + 0.8
@@ -233,8 +231,7 @@ def populations(result: Result, points: Float[Arrays, "points dim"], *, count: i
     require(len(points) >= 1, "points", "none", "one or more")
     names, ours = columns(result.samples)
     _, theirs = columns(results.structured(result.target, points))
-    shares = np.exp(np.asarray(result.log_weights, np.float64) - np.max(result.log_weights))
-    shares /= shares.sum()
+    shares = _shares(result.log_weights)
     equal = np.full(len(theirs), 1 / len(theirs))
     apart = np.array([_apart(x, shares, y, equal) for x, y in zip(ours.T, theirs.T, strict=True)])
     chosen = np.argsort(-apart, kind="stable")[:count]
@@ -253,6 +250,11 @@ def populations(result: Result, points: Float[Arrays, "points dim"], *, count: i
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
     return figure
+
+
+def _shares(log_weights: LogWeights) -> np.ndarray:
+    shares = np.exp(np.asarray(log_weights, np.float64) - np.max(log_weights))
+    return shares / shares.sum()
 
 
 def _apart(x: np.ndarray, shares: np.ndarray, y: np.ndarray, other_shares: np.ndarray) -> float:

@@ -398,7 +398,24 @@ def _look(
         # Where there is a slope, in standard deviations, the climb did not arrive: as in a curved valley.
         return x, scale, mass, jnp.isfinite(scale).all() & jnp.isfinite(mass) & (jnp.linalg.norm(slope) < 0.1)
 
-    return devices.share(look, batch_size=min(64, 2 ** int(np.log2(max(2**22 // points.shape[1] ** 2, 1)))))(points)
+    return devices.share(look, batch_size=side_by_side(64, points.shape[1]))(points)
+
+
+def side_by_side(most: int, dim: int) -> int:
+    """How many matrices of a dimension are worked on at a time.
+
+    Args:
+        most: The most, a power of two.
+        dim: The dimension.
+
+    Returns:
+        A power of two: that many matrices have a few million numbers at most, or there is one.
+
+    Example:
+        >>> side_by_side(64, 10), side_by_side(64, 500), side_by_side(64, 4000)
+        (64, 16, 1)
+    """
+    return min(most, 2 ** int(np.log2(max(2**22 // dim**2, 1))))
 
 
 def factor_of_inverse(precision: Float[Array, "dim dim"]) -> Float[Array, "dim dim"]:

@@ -188,7 +188,7 @@ def evaluate(
     )
     points, log_w = _kept(resample_key, points, log_w, refined, report.log_z, paths)
     report = report._replace(samples=min(report.samples, float(paths)))
-    kind, spent = "own" if recipe.plan is None else recipe.plan.kind, seconds + time.perf_counter() - started
+    spent = seconds + time.perf_counter() - started
     return Result(
         structured(target, jnp.asarray(points)),
         jnp.asarray(log_w),
@@ -202,8 +202,13 @@ def evaluate(
         target,
         recipe,
         fit.state,
-        (Tried(kind, report.log_z, report.log_z_standard_error, report.ess, spent),),
+        (_tried(recipe, report, spent),),
     )
+
+
+def _tried(recipe: recipes.Recipe, report: evaluation.Report, seconds: float) -> Tried:
+    kind = "own" if recipe.plan is None else recipe.plan.kind
+    return Tried(kind, report.log_z, report.log_z_standard_error, report.ess, seconds)
 
 
 def _drawn(

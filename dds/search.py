@@ -158,14 +158,25 @@ def search(
 def _without_matrices(key: KeyArray, log_density: LogDensity, start: Normal) -> Found:
     """A diagonal fit, if it is better than the start, and nothing to draw from."""
     fit_key, bound_key = split(key)
-    place, spent = coordinates.diagonal_from(fit_key, log_density, start)
+    end, spent = modes.climb(log_density, start.mean)
+    place = coordinates.diagonal(fit_key, log_density, start._replace(mean=end))
     fixed = noise(bound_key, (16, start.mean.size), start.mean.dtype)
     bounds = [float(coordinates.bound(log_density, fixed, each)) for each in (place, start)]
     fitted = bool(np.isfinite(bounds[0]) and not bounds[1] > bounds[0])
     finding = f"{'a' if fitted else 'no'} diagonal fit; in so many dimensions nothing else is looked for"
     none = modes.none(start.mean.size)
     nothing = Mixture(none.log_masses, none.points, none.scales, jnp.asarray(jnp.inf))
-    return Found(place if fitted else start, nothing, (), 0.0, True, none, False, finding, spent + 2 * len(fixed))
+    return Found(
+        place if fitted else start,
+        nothing,
+        (),
+        0.0,
+        True,
+        none,
+        False,
+        finding,
+        spent + coordinates.PROBES + 2 * len(fixed),
+    )
 
 
 def with_prior(found: Found, adapted: Adapted, least: float, *, each: int = 1, **changes: Any) -> Found:

@@ -371,6 +371,5 @@ def test_in_very_many_dimensions_no_matrix_is_made(monkeypatch):
 def test_a_diagonal_fit_keeps_the_scale_of_the_start_where_there_is_no_curvature():
     fit = coordinates.diagonal(jax.random.key(0), lambda x: -0.5 * x[0] ** 2, Normal(jnp.ones(2), jnp.array(3.0)))
     np.testing.assert_allclose(fit.scale, [1.0, 3.0], rtol=1e-5)
-    for wrong in ({"iterations": 0}, {"probes": 0}):
-        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be at least 1"):
-            coordinates.diagonal(jax.random.key(0), lambda x: -x @ x, Normal(jnp.ones(2), jnp.array(3.0)), **wrong)
+    with pytest.raises(ValueError, match="probes must be at least 1"):
+        coordinates.diagonal(jax.random.key(0), lambda x: -x @ x, Normal(jnp.ones(2), jnp.array(3.0)), probes=0)
