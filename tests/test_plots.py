@@ -433,13 +433,12 @@ def test_pictures_are_of_documentation_size_and_cut_nothing(name, small_grid, tm
     }[name]()
     figure.savefig(tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as picture:
-        width, height = picture.size
-    assert 650 < width < 750
+        assert 650 < picture.width < 750
     box = figure.get_tightbbox()
     assert box.x0 >= 0
     assert box.y0 >= 0
-    assert box.x1 * figure.dpi <= width
-    assert box.y1 * figure.dpi <= height
+    assert box.x1 <= figure.get_figwidth()
+    assert box.y1 <= figure.get_figheight()
 
 
 def test_matplotlib_is_imported_by_plots_alone_and_pyplot_never():

@@ -37,6 +37,7 @@ def main(folder: Path, process: int, port: int, dies: int = 0) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with devices.using():
+        assert devices.agreed(process == 0)  # what the first says, for both
         state = training.start(jax.random.key(0), family, optimiser)
         if kept.exists():
             state = storage.load(kept, state)
