@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jaxlib.version
+import numpy as np
 from jaxtyping import Array
 
 from dds.types import KeyArray
@@ -16,6 +17,14 @@ BROKEN = ("0.10.2",)
 
 Sums over products of a matrix with each vector of a batch come from the wrong vectors once there are more than 32,768
 terms, as in the likelihood of 40 observations at 1,000 points (https://github.com/jax-ml/jax/issues/39103).
+"""
+
+STARVING = jaxlib.version.__version_info__ < (0, 11)
+"""Whether the cores of a CPU can wait for each other for ever.
+
+In jaxlib 0.10 a batched solve of LAPACK is cut in parts for the threads of a pool, and waits for them in one of these
+threads. There are as many as cores, or as the environment variable NPROC says before JAX starts. If each of them waits
+for one that is free, nothing goes on: so it was with several devices of a CPU, each in a solve.
 """
 
 if jaxlib.version.__version__ in BROKEN:
@@ -50,6 +59,40 @@ def split(key: KeyArray, count: int = 2) -> list[KeyArray]:
         3
     """
     return [jax.random.fold_in(key, i) for i in range(count)]
+
+
+def in_batches(function: Callable[..., Any], batch_size: int) -> Callable[..., Any]:
+    """`jax.lax.map` in batches of one size, the last of them filled up.
+
+    `jax.lax.map` compiles a second program for what is left over, and runs it beside the first: in jaxlib 0.10 the
+    solves of LAPACK in both can wait for each other for ever (`STARVING`).
+
+    Args:
+        function: A function of one of the batch.
+        batch_size: How many are worked on at a time, at least 1.
+
+    Returns:
+        The function of arrays that have the batch along their first axes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> in_batches(lambda x: 2 * x, 2)(jnp.arange(3)).tolist()
+        [0, 2, 4]
+    """
+
+    def run(*arguments: Any) -> Any:
+        count = jax.tree.leaves(arguments)[0].shape[0]
+        parts = -(-count // batch_size)
+        if parts <= 1:
+            return jax.vmap(function)(*arguments)
+        if count % batch_size:
+            filled = np.minimum(np.arange(parts * batch_size), count - 1)
+            arguments = jax.tree.map(lambda leaf: leaf[filled], arguments)
+        cut = jax.tree.map(lambda leaf: leaf.reshape(parts, batch_size, *leaf.shape[1:]), arguments)
+        mapped = jax.lax.map(lambda batch: jax.vmap(function)(*batch), cut)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], mapped)
+
+    return run
 
 
 @partial(once, static_argnums=(1, 2))

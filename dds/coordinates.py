@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from dds import modes, normal
 from dds.checks import require, typed
-from dds.compiling import once
+from dds.compiling import in_batches, once
 from dds.modes import factor_of_inverse
 from dds.types import Arrays, KeyArray, LogDensity, Normal, Scalar, State
 
@@ -225,7 +225,7 @@ def _variational(
         noise = jnp.concatenate([half, -half])
         points = jax.vmap(partial(normal.reparameterise, fit))(noise)
         gradient = _finite_mean(jax.vmap(score)(points))
-        curvature = -_finite_mean(jax.lax.map(hessian, points, batch_size=16))
+        curvature = -_finite_mean(in_batches(hessian, 16)(points))
 
         # In the coordinates of the fit the precision is the identity, and so are all the steps well conditioned.
         change = fit.scale.T @ curvature @ fit.scale - jnp.eye(dim)

@@ -14,26 +14,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib.version
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dds.checks import require, typed
+from dds.compiling import STARVING, in_batches
 
 AXIS = "paths"
 """The name of the axis along which paths are spread."""
 
 Devices = int | Sequence[Any]
 """Devices of JAX, or how many of those of this process."""
-
-STARVING = jaxlib.version.__version_info__ < (0, 11)
-"""Whether cores of a CPU that are devices can wait for each other for ever.
-
-In jaxlib 0.10 a batched solve of LAPACK is cut in parts for the threads of a pool, and waits for them in one of these
-threads. There are as many as cores, or as the environment variable NPROC says before JAX starts. If each of them waits
-for one that is free, nothing goes on.
-"""
 
 _mesh = jax.make_user_context(None)
 
@@ -44,11 +36,11 @@ def using(devices: Devices | None = None) -> Iterator[None]:
 
     Args:
         devices: The devices. By default those that were named already, or `jax.default_device`, or else all that there
-            are, of all processes; where they are `STARVING`, the first.
+            are, of all processes; where they are `dds.compiling.STARVING`, the first.
 
     Raises:
         ValueError: If there are none, not so many, or they could wait for each other for ever: more than one core of a
-            CPU, `STARVING`, without an NPROC of at least twice their number.
+            CPU, with such a jaxlib, without an NPROC of at least twice their number.
 
     Example:
         >>> with using(1):
@@ -68,7 +60,7 @@ def using(devices: Devices | None = None) -> Iterator[None]:
         devices = local[:devices]
     require(len(devices) >= 1, "devices", "none", "one or more")
     needed = _threads_needed(devices)
-    why = f"or the environment variable NPROC at least {needed} when JAX starts (dds.devices.STARVING)"
+    why = f"or the environment variable NPROC at least {needed} when JAX starts (dds.compiling.STARVING)"
     require(not needed, "devices", f"{len(devices)} of a CPU", f"one, with jaxlib 0.10, {why}")
     if len(devices) == 1:
         with _mesh(None), jax.default_device(devices[0]):
@@ -125,7 +117,7 @@ def program(function: Callable[..., Any], *, static: int = 0, **options: Any) ->
 
 @typed
 def share(function: Callable[..., Any], *, batch_size: int | None = None) -> Callable[..., Any]:
-    """`jax.vmap` of a function, or `jax.lax.map` in batches, each device with its part inside of a `program`.
+    """`jax.vmap` of a function, or `dds.compiling.in_batches`, each device with its part inside of a `program`.
 
     Args:
         function: A function of one path, of one key for instance.
@@ -138,11 +130,7 @@ def share(function: Callable[..., Any], *, batch_size: int | None = None) -> Cal
         >>> share(lambda x: x + 1)(jnp.arange(3)).tolist()
         [1, 2, 3]
     """
-
-    def batch(*arguments: Any) -> Any:
-        if batch_size is None:
-            return jax.vmap(function)(*arguments)
-        return jax.lax.map(lambda one: function(*one), arguments, batch_size=batch_size)
+    batch = jax.vmap(function) if batch_size is None else in_batches(function, batch_size)
 
     def run(*arguments: Any) -> Any:
         if not _is_spread():
@@ -196,7 +184,7 @@ def agreed(answer: bool) -> bool:
 
 
 def _threads_needed(devices: Sequence[Any]) -> int:
-    """The threads that devices need, if there are fewer, and they are `STARVING`."""
+    """The threads that devices need, if there are fewer, and they can wait for each other for ever."""
     own = [device for device in devices if device.process_index == jax.process_index()]
     threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
     few = STARVING and len(own) > 1 and own[0].platform == "cpu" and threads < 2 * len(own)

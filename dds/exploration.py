@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dds import modes, normal, smc
 from dds.checks import typed
-from dds.compiling import once, split
+from dds.compiling import in_batches, once, split
 from dds.modes import Modes
 from dds.types import KeyArray, LogDensity, Normal
 
@@ -152,7 +152,7 @@ def _around(log_density: LogDensity, points: Array, scales: Array) -> tuple[Arra
         log_w = log_density(x) - normal.log_density(place, x)
         return x, jnp.where(jnp.isfinite(log_w), log_w, -jnp.inf)
 
-    def around(mode: tuple[Array, Array]) -> tuple[Array, Array]:
-        return jax.vmap(partial(one, Normal(*mode)))(noise)
+    def around(point: Array, scale: Array) -> tuple[Array, Array]:
+        return jax.vmap(partial(one, Normal(point, scale)))(noise)
 
-    return jax.lax.map(around, (points, scales), batch_size=modes.side_by_side(16, points.shape[1]))
+    return in_batches(around, modes.side_by_side(16, points.shape[1]))(points, scales)

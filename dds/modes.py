@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dds import devices, normal
 from dds.checks import require, typed
-from dds.compiling import QUICK, once
+from dds.compiling import QUICK, in_batches, once
 from dds.types import KeyArray, LogDensity, Mixture, Normal, Scalar, State
 
 SPREADS = (1.0, 1.0, 0.3, 2.0)
@@ -390,7 +390,7 @@ def _look(
         return -log_density(x)
 
     def look(x: State):
-        hessian = jax.lax.map(lambda v: jax.jvp(jax.grad(loss), (x,), (v,))[1], columns, batch_size=64)
+        hessian = in_batches(lambda v: jax.jvp(jax.grad(loss), (x,), (v,))[1], 64)(columns)
         scale = factor_of_inverse((hessian + hessian.T) / 2)
         slope = scale.T @ jax.grad(loss)(x)
         x = x - scale @ slope  # a Newton step: exact where the target is normal

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from dds import adaptation, conditional, coordinates, mixtures, modes, normal, smc, tails
 from dds.checks import typed
-from dds.compiling import once, split
+from dds.compiling import in_batches, once, split
 from dds.search import DRAWS, GOOD, POOR, Found, with_prior
 from dds.types import KeyArray, LogDensity, Mixture, Normal, Product
 
@@ -132,7 +132,7 @@ def widen(key: KeyArray, log_density: LogDensity, found: Found) -> Found:
 
     @once
     def weigh(prior: Mixture | Product, states: Array) -> Array:
-        return jax.lax.map(lambda y: inside(y) - mixtures.log_density(prior, y), states, batch_size=512)
+        return in_batches(lambda y: inside(y) - mixtures.log_density(prior, y), 512)(states)
 
     for i in range(WIDENED):
         draw_key, far_key, adapt_key = split(jax.random.fold_in(key, i), 3)

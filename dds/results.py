@@ -432,9 +432,8 @@ def _at_once(sampler: Sampler) -> int | None:
     """How many paths are drawn side by side, where a chunk of them would take a gigabyte; else `None`."""
     size = noise_size(sampler)
     several = isinstance(sampler.prior, Mixture) and len(sampler.prior.means) > 1
-    most = 2**28 // (8 * size + several * size**2)
-    # Batches of one size: a rest of another would be a second program that runs beside the first.
-    return None if most >= CHUNK else max(count for count in (1, 2, 5, 10, 50, 100, 500) if count <= max(most, 1))
+    most = max(2**28 // (8 * size + several * size**2), 1)
+    return most if most < CHUNK else None
 
 
 def _joined(parts: list[Array], count: int) -> np.ndarray:

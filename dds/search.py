@@ -14,7 +14,7 @@ from jaxtyping import Array
 from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, normal
 from dds.adaptation import Adapted
 from dds.checks import typed
-from dds.compiling import noise, once, split
+from dds.compiling import in_batches, noise, once, split
 from dds.modes import Modes
 from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal, Product, Scalar
 
@@ -292,7 +292,7 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
                 y, log_determinant = place.inverse(x)
                 return log_density(x) + log_determinant - mixtures.log_density(prior, y)
 
-            return jax.lax.map(one, points, batch_size=64)
+            return in_batches(one, 64)(points)
 
         log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
         missed = float(exploration.uncovered(log_density, weigh, float(log_z), found.modes).sum())

@@ -16,14 +16,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from dds import estimators, normal
 from dds.checks import typed
-from dds.compiling import once, split
+from dds.compiling import in_batches, once, split
 from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Normal
 
 STRETCHES = (1.25, 1.5, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
@@ -78,6 +77,7 @@ def beyond(
         What there is.
 
     Example:
+        >>> import jax
         >>> def cauchy(x):
         ...     return -jnp.sum(jnp.log1p(x**2))
         >>> here = normal.standard(1)
@@ -128,11 +128,11 @@ def _stretched(
     coordinates = affine if curved is None else curved
     assert coordinates is not None
     place = normal.bijection(coordinates)
-    y, before = jax.lax.map(place.inverse, x, batch_size=512)
+    y, before = in_batches(place.inverse, 512)(x)
     middle = jnp.median(y, axis=0)[None]
-    other, after = jax.lax.map(place.forward, middle + factors * (y - middle), batch_size=512)
+    other, after = in_batches(place.forward, 512)(middle + factors * (y - middle))
     beside = other * (1 + 8 * jnp.finfo(other.dtype).eps)
-    values = jax.lax.map(log_density, jnp.concatenate([x, other, beside]), batch_size=512)
+    values = in_batches(log_density, 512)(jnp.concatenate([x, other, beside]))
     here, there, close = values.reshape(3, -1)
     log_ratios = there + after - here - before + jnp.sum(jnp.log(factors), axis=1)
     resolved = jnp.isfinite(log_ratios) & (jnp.abs(there - close) <= RESOLVED)

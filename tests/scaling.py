@@ -253,7 +253,7 @@ def measured(row: dict) -> dict:
     environment = dict(os.environ)
     if row.get("devices", 1) > 1:
         flags = f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={row['devices']}"
-        environment |= {"XLA_FLAGS": flags, "NPROC": str(2 * row["devices"])}  # see dds.devices.STARVING
+        environment |= {"XLA_FLAGS": flags, "NPROC": str(2 * row["devices"])}  # see dds.compiling.STARVING
     command = [sys.executable, __file__, "--row", json.dumps(row)]
     text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     return row | json.loads(text.splitlines()[-1])

@@ -129,7 +129,7 @@ def run(
         begun = files.Checkpoint.read(resume)
         options = begun.options | {"output": str(resume)}
     if options["devices"] is not None:
-        if dds.devices.STARVING:
+        if compiling.STARVING:
             os.environ.setdefault("NPROC", str(2 * options["devices"]))
         with contextlib.suppress(RuntimeError):  # JAX has started, in a notebook: there are as many as there are
             jax.config.update("jax_num_cpu_devices", options["devices"])
