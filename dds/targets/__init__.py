@@ -8,12 +8,16 @@ from dds.targets.funnel import funnel
 from dds.targets.gaussian import gaussian, gaussian_mixture
 from dds.targets.logistic import german_credit, ionosphere, logistic_regression, sonar
 from dds.targets.many_well import many_well
+from dds.targets.particles import double_well_particles, lennard_jones
+from dds.targets.phi_four import phi_four
 from dds.targets.seeds import seeds
+from dds.targets.student_mixture import student_mixture
 
 __all__ = [
     "brownian",
     "brownian_known_scales",
     "cox_process",
+    "double_well_particles",
     "forty_modes",
     "from_log_density",
     "from_numpyro",
@@ -23,8 +27,11 @@ __all__ = [
     "gaussian_mixture",
     "german_credit",
     "ionosphere",
+    "lennard_jones",
     "logistic_regression",
     "many_well",
+    "phi_four",
     "seeds",
     "sonar",
+    "student_mixture",
 ]
