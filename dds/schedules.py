@@ -75,6 +75,33 @@ def linear(steps: int, *, total: float, last: float = 0.01) -> Float[Array, " st
 
 
 @typed
+def exponential(steps: int, *, total: float, last: float = 0.01) -> Float[Array, " steps"]:
+    r"""Fractions that fall by the same factor at each step, $b_k \propto r^{k / (K - 1)}$.
+
+    Args:
+        steps: The number of steps `K`, at least 1.
+        total: The sum of the fractions, positive.
+        last: The last fraction as a share `r` of the first, positive.
+
+    Returns:
+        The fractions `b_k`.
+
+    Raises:
+        ValueError: If `steps` is below 1, or a fraction falls outside (0, 1).
+
+    References:
+        Song and Ermon (2019), whose noise levels are in geometric progression.
+
+    Example:
+        >>> exponential(3, total=0.875, last=0.25).tolist()
+        [0.5, 0.25, 0.125]
+    """
+    _require_steps(steps)
+    require(last > 0, "last", last, "positive")
+    return _normalise(np.geomspace(1.0, last, steps), total)
+
+
+@typed
 def constant(steps: int, *, total: float) -> Float[Array, " steps"]:
     """The same fraction at every step, `b_k = total / K`.
 

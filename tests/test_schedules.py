@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dds import schedules
 
-ALL = [schedules.cosine, schedules.linear, schedules.constant]
+ALL = [schedules.cosine, schedules.linear, schedules.exponential, schedules.constant]
 
 
 @pytest.mark.parametrize("schedule", ALL)
