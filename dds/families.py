@@ -19,10 +19,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dds import kernels, normal, references
+from dds import kernels, normal, paths, references
 from dds import learned as learning
 from dds.checks import require, typed
-from dds.types import Bijection, Family, KeyArray, LogDensity, Network, Normal, Params, Prior, Reference, Sampler
+from dds.types import (
+    Bijection,
+    Family,
+    KeyArray,
+    LogDensity,
+    Network,
+    Normal,
+    Params,
+    Potentials,
+    Prior,
+    Reference,
+    Row,
+    Sampler,
+    Scalar,
+    State,
+)
 
 
 @typed
@@ -121,7 +136,14 @@ def underdamped(
 
 
 @typed
-def cmcd(network: Network, fractions: Float[Array, " steps"], log_density: LogDensity, coordinates: Normal) -> Family:
+def cmcd(
+    network: Network,
+    fractions: Float[Array, " steps"],
+    log_density: LogDensity,
+    coordinates: Normal,
+    *,
+    score_clip: float | None = 100.0,
+) -> Family:
     r"""Controlled Monte Carlo diffusions: annealed Langevin steps both ways, a learned control and temperatures.
 
     Args:
@@ -129,9 +151,14 @@ def cmcd(network: Network, fractions: Float[Array, " steps"], log_density: LogDe
         fractions: The schedule; a Langevin step has the size $b_k / 2$.
         log_density: The log density of the target.
         coordinates: The coordinates; annealing starts from their normal distribution.
+        score_clip: The bound on each coordinate of the score, in these coordinates, positive, or `None`. Where the
+            density is steep for the step size, Langevin steps grow from one to the next, until no float holds them.
 
     Returns:
         The family. Temperatures start at $\beta_k = k / K$.
+
+    Raises:
+        ValueError: If `score_clip` is not positive.
 
     References:
         Vargas, Padhy, Blessing and Nüsken (2024), Controlled Monte Carlo Diffusions, section 3.
@@ -148,8 +175,12 @@ def cmcd(network: Network, fractions: Float[Array, " steps"], log_density: LogDe
         >>> [round(float(beta), 4) for beta in temperatures]
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
+    require(score_clip is None or score_clip > 0, "score_clip", score_clip, "positive or None")
     reference = references.ou(fractions, coordinates.mean.size)
-    score = jax.grad(normal.pull_back(coordinates, log_density))
+    slope = jax.grad(normal.pull_back(coordinates, log_density))
+
+    def score(y: State) -> State:
+        return slope(y) if score_clip is None else jnp.clip(slope(y), -score_clip, score_clip)
 
     def init(key: KeyArray) -> Params:
         return {"control": network.init(key), "temperatures": jnp.zeros(fractions.size)}
@@ -253,6 +284,61 @@ def importance(coordinates: Normal | Bijection, prior: Prior | None = None) -> F
     if prior is not None:
         sampler = sampler._replace(prior=prior)
     return Family(lambda key: (), lambda params: sampler)
+
+
+@typed
+def with_potentials(family: Family, log_density: LogDensity) -> Family:
+    r"""A family that also learns $\log Z$ and what the target is on the way: for trajectory balance and resampling.
+
+    The potentials of the inner states (`dds.types.Potentials`) follow the annealed target,
+
+    $$ \log G_k(y) = c_k + \beta_k \log \frac{\gamma(x(y))}{\pi_K(x(y))}, $$
+
+    with learned offsets $c_k$, from zero, and temperatures that rise from 0 to 1, from $k / K$.
+
+    Args:
+        family: The family.
+        log_density: The log density of the target.
+
+    Returns:
+        The family, whose parameters are a dictionary: under "sampler" those of the family that was given.
+
+    References:
+        Malkin, Jain, Bengio, Sun and Bengio (2022), for the learned $\log Z$; Zhang, Chen, Liu, Courville and Bengio
+        (2024), Diffusion Generative Flow Samplers, section 3, for potentials on the way.
+
+    Example:
+        >>> from dds import schedules
+        >>> def log_density(x):
+        ...     return -jnp.sum(x**4)
+        >>> plain = learned(log_density, schedules.constant(4, total=2.0), 2, width=0)
+        >>> family = with_potentials(plain, log_density)
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> [row.tolist() for row in sampler.potentials.rows]
+        [[0.25, 0.5, 0.75], [0.0, 0.0, 0.0]]
+    """
+
+    def init(key: KeyArray) -> Params:
+        params = family.init(key)
+        inner = max(paths.steps(family.sampler(params)) - 1, 0)
+        return {
+            "sampler": params,
+            "log_z": jnp.zeros(()),
+            "temperatures": jnp.zeros(inner + 1),
+            "offsets": jnp.zeros(inner),
+        }
+
+    def sampler(params: Params) -> Sampler:
+        plain = family.sampler(params["sampler"])
+        betas = jnp.cumsum(jax.nn.softmax(params["temperatures"]))[:-1]
+
+        def apply(y: State, row: Row) -> Scalar:
+            beta, offset = row
+            return offset + beta * paths.end_potential(plain, y, log_density)
+
+        return plain._replace(potentials=Potentials(params["log_z"], (betas, params["offsets"]), apply))
+
+    return Family(init, sampler)
 
 
 def _controlled(

@@ -23,17 +23,19 @@ A loss is a function of `(sampler, key)`; what else it takes is bound by `functo
 |---|---|
 | `reverse_kl`, the paper's; also with the sticking-the-landing gradient | the sampler's own |
 | `forward_kl` | noised from points of the target |
-| `log_variance` | the sampler's own, as constants |
+| `log_variance`, `trajectory_balance`, `sub_trajectory_balance` | of any origin (`dds.origins`), as constants |
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from dds import devices
+from dds import devices, normal, origins
 from dds.checks import require, typed
 from dds.paths import noise_path, retrace, sample_path
-from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Path, Sampler, Scalar, State
+from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Origin, Path, Potentials, Sampler, Scalar, State
 
 
 @typed
@@ -65,6 +67,51 @@ def log_weight(path: Path, log_density: LogDensity) -> Scalar:
     """
     steps = jnp.sum(path.log_backward - path.log_forward)
     return log_density(path.x) - path.log_prior + path.log_reference + steps
+
+
+@typed
+def log_weights_along(path: Path, sampler: Sampler, log_density: LogDensity) -> Float[Array, " states"]:
+    r"""The log weight of a path up to each of its states, by the sampler's potentials.
+
+    $$ a_k = \log G_k(y_k) - \log \frac{p_0(y_0)}{\pi_0(y_0)}
+       - \sum_{i < k} \log \frac{F_i(y_{i+1} \mid y_i)}{R_i(y_{i+1} \mid y_i)}
+       + \sum_{i < k} \log \frac{B_i(y_i \mid y_{i+1})}{R^*_i(y_i \mid y_{i+1})}, $$
+
+    so that $a_0$ is the guess of $\log Z$, and $a_K$ the log weight. If all potentials, kernels and the guess are
+    right, they are all $\log Z$.
+
+    Args:
+        path: A path of one step or more.
+        sampler: The sampler that it is a path of, with `potentials`.
+        log_density: The log density of the target.
+
+    Returns:
+        The log weights.
+
+    Raises:
+        ValueError: If the sampler has no `potentials`.
+
+    References:
+        Zhang, Chen, Liu, Courville and Bengio (2024), Diffusion Generative Flow Samplers, section 3.
+
+    Example:
+        >>> from dds import families, normal, schedules
+        >>> def log_density(x):
+        ...     return normal.log_density(normal.standard(2), x)
+        >>> plain = families.learned(log_density, schedules.constant(2, total=1.0), 2)
+        >>> family = families.with_potentials(plain, log_density)
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> path = sample_path(jax.random.key(1), sampler)
+        >>> along = log_weights_along(path, sampler, log_density)
+        >>> along.shape, bool(jnp.all(jnp.abs(along) < 1e-5))
+        ((3,), True)
+    """
+    potentials = _potentials(sampler)
+    inner = jax.vmap(potentials.apply)(path.states[1:-1], potentials.rows)
+    before = normal.log_density(sampler.reference.start, path.states[0]) - path.log_prior
+    steps = jnp.cumsum(path.log_backward - path.log_forward)[:-1]
+    ends = potentials.log_z[None], log_weight(path, log_density)[None]
+    return jnp.concatenate([ends[0], inner + before + steps, ends[1]])
 
 
 @typed
@@ -227,17 +274,21 @@ def forward_kl(
 
 
 @typed
-def log_variance(sampler: Sampler, key: KeyArray, *, log_density: LogDensity, paths: int) -> Scalar:
+def log_variance(
+    sampler: Sampler, key: KeyArray, *, log_density: LogDensity, paths: int, origin: Origin = origins.own
+) -> Scalar:
     r"""The log-variance loss, $\mathrm{Var}_n[\log w_n]$ over paths that carry no gradient themselves.
 
-    All steps of a path are evaluated in one call, without a scan, and no activations are stored between steps. Paths of
-    another origin are retraced in the same way: three lines with `dds.paths.retrace`.
+    All steps of a path are evaluated in one call, without a scan, and no activations are stored between steps. Over the
+    sampler's own paths, and with a noising process that is not learned, half of its gradient is that of the reverse KL
+    divergence by the log-derivative (score function, REINFORCE) with the mean of the other paths as baseline.
 
     Args:
         sampler: The sampler.
         key: The random key.
         log_density: The log density of the target.
         paths: The number of paths, at least 2.
+        origin: Where the paths come from (`dds.origins`).
 
     Returns:
         The loss, unbiased for the variance.
@@ -246,7 +297,7 @@ def log_variance(sampler: Sampler, key: KeyArray, *, log_density: LogDensity, pa
         ValueError: If there are fewer than two paths.
 
     References:
-        Richter and Berner (2024), section 3.
+        Richter and Berner (2024), section 3; Richter, Boustati, Nüsken, Ruiz and Akyildiz (2020), for the gradient.
 
     Example:
         >>> from dds import families, normal
@@ -262,9 +313,120 @@ def log_variance(sampler: Sampler, key: KeyArray, *, log_density: LogDensity, pa
         0.0
     """
     require(paths >= 2, "paths", paths, "two or more")
+    log_w = _of_constant_paths(sampler, key, paths, origin, lambda path: log_weight(path, log_density))
+    return jnp.var(log_w, ddof=1)
 
-    def one(key: KeyArray) -> Scalar:
-        states = jax.lax.stop_gradient(sample_path(key, sampler).states)
-        return log_weight(retrace(states, sampler), log_density)
 
-    return jnp.var(devices.share(one)(jax.random.split(key, paths)), ddof=1)
+@typed
+def trajectory_balance(
+    sampler: Sampler, key: KeyArray, *, log_density: LogDensity, paths: int, origin: Origin = origins.own
+) -> Scalar:
+    r"""The trajectory balance loss, $\frac1N \sum_n (\log w_n - \log \hat Z)^2$, with a learned $\log \hat Z$.
+
+    As `log_variance`, but for what stands in place of the mean over the batch: so it can do with a single path.
+
+    Args:
+        sampler: The sampler, with `potentials`, of which it takes `log_z` alone.
+        key: The random key.
+        log_density: The log density of the target.
+        paths: The number of paths, at least 1.
+        origin: Where the paths come from (`dds.origins`).
+
+    Returns:
+        The loss, over the paths whose weight is finite.
+
+    Raises:
+        ValueError: If `paths` is below 1, or the sampler has no `potentials`.
+
+    References:
+        Malkin, Jain, Bengio, Sun and Bengio (2022), section 3.
+
+    Example:
+        >>> from dds import families, normal
+        >>> def log_density(x):
+        ...     return normal.log_density(normal.standard(2), x) + 3
+        >>> plain = families.importance(normal.standard(2))
+        >>> family = families.with_potentials(plain, log_density)
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> float(
+        ...     trajectory_balance(
+        ...         sampler, jax.random.key(1), log_density=log_density, paths=10
+        ...     )
+        ... )
+        9.0
+    """
+    require(paths >= 1, "paths", paths, "at least 1")
+    log_z = _potentials(sampler).log_z
+    log_w = _of_constant_paths(sampler, key, paths, origin, lambda path: log_weight(path, log_density))
+    return _mean_of_finite(jnp.where(jnp.isfinite(log_w), log_w - log_z, 0) ** 2)
+
+
+@typed
+def sub_trajectory_balance(
+    sampler: Sampler,
+    key: KeyArray,
+    *,
+    log_density: LogDensity,
+    paths: int,
+    decay: float = 0.9,
+    origin: Origin = origins.own,
+) -> Scalar:
+    r"""Trajectory balance of all parts of a path, $\sum_{i < j} \lambda^{j - i} (a_j - a_i)^2$ over the sum of weights.
+
+    With the $a_k$ of `log_weights_along`, $a_K - a_0$ is the term of trajectory balance, and the others are its terms
+    for a path from $y_i$ to $y_j$.
+
+    Args:
+        sampler: The sampler, with `potentials`.
+        key: The random key.
+        log_density: The log density of the target.
+        paths: The number of paths, at least 1.
+        decay: The weight $\lambda$ of each further step, positive: below 1, short parts count for more.
+        origin: Where the paths come from (`dds.origins`).
+
+    Returns:
+        The loss, over the paths all of whose parts are finite.
+
+    Raises:
+        ValueError: If `paths` is below 1, `decay` is not positive, or the sampler has no `potentials`.
+
+    References:
+        Madan, Rector-Brooks, Korablyov, Bengio, Jain, Nica, Bosc, Bengio and Malkin (2023), section 3.
+
+    Example:
+        >>> from dds import families, normal, schedules
+        >>> def log_density(x):
+        ...     return normal.log_density(normal.standard(2), x)
+        >>> plain = families.learned(log_density, schedules.constant(4, total=2.0), 2)
+        >>> family = families.with_potentials(plain, log_density)
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> loss = sub_trajectory_balance(
+        ...     sampler, jax.random.key(1), log_density=log_density, paths=10
+        ... )
+        >>> bool(loss < 1e-9)
+        True
+    """
+    require(paths >= 1, "paths", paths, "at least 1")
+    require(0 < decay < float("inf"), "decay", decay, "positive and finite")
+    along = _of_constant_paths(sampler, key, paths, origin, lambda path: log_weights_along(path, sampler, log_density))
+    finite = jnp.isfinite(along).all(axis=1)
+    along = jnp.where(finite[:, None], along, 0)
+    ends = jnp.arange(along.shape[1])
+    lengths = ends[None] - ends[:, None]
+    weights = jnp.where(lengths > 0, jnp.asarray(decay, along.dtype) ** lengths, 0)
+    squares = jnp.einsum("ij,nij->n", weights, (along[:, None] - along[:, :, None]) ** 2) / jnp.sum(weights)
+    return jnp.sum(squares) / jnp.maximum(jnp.sum(finite), 1)
+
+
+def _of_constant_paths(
+    sampler: Sampler, key: KeyArray, paths: int, origin: Origin, function: Callable[[Path], Array]
+) -> Float[Array, "paths ..."]:
+    """A function of paths, of which the sampler is differentiated and not where they go."""
+    states = jax.lax.stop_gradient(origin(sampler, key, paths))
+    return devices.share(lambda states: function(retrace(states, sampler)))(states)
+
+
+def _potentials(sampler: Sampler) -> Potentials:
+    require(sampler.potentials is not None, "the potentials of the sampler", None, "of dds.families.with_potentials")
+    assert sampler.potentials is not None
+    return sampler.potentials

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from dds import mixtures, normal
 from dds.checks import require, typed
-from dds.types import KeyArray, Noise, Normal, Path, Point, Prior, Row, Sampler, Scalar, State, Transitions
+from dds.types import KeyArray, LogDensity, Noise, Normal, Path, Point, Prior, Row, Sampler, Scalar, State, Transitions
 
 
 class Visit(NamedTuple):
@@ -374,6 +374,33 @@ def positions(states: Float[Array, " states size"], sampler: Sampler) -> Float[A
     return jax.vmap(lambda y: _point(sampler, y)[0])(states)
 
 
+@typed
+def end_potential(sampler: Sampler, y: State, log_density: LogDensity) -> Scalar:
+    r"""What the target is to the reference where a path ends, $\log \gamma(x) / \pi_K(x)$.
+
+    It is the last of the potentials of `step`, and can be evaluated at any state.
+
+    Args:
+        sampler: The sampler.
+        y: A state, in the coordinates of the sampler.
+        log_density: The log density of the target.
+
+    Returns:
+        The log ratio.
+
+    Example:
+        >>> from dds import families
+        >>> fixed = families.importance(normal.standard(2))
+        >>> sampler = fixed.sampler(fixed.init(jax.random.key(0)))
+        >>> def log_density(x):
+        ...     return normal.log_density(normal.standard(2), x) + 3
+        >>> float(end_potential(sampler, jnp.ones(2), log_density))
+        3.0
+    """
+    x, log_determinant = _point(sampler, y)
+    return log_density(x) + log_determinant + _log_momentum(y[x.size :]) - normal.log_density(sampler.reference.end, y)
+
+
 def _dim(sampler: Sampler) -> int:
     return normal.bijection(sampler.coordinates).dim
 
@@ -384,11 +411,14 @@ def _point(sampler: Sampler, y: State) -> tuple[Point, Scalar]:
 
 def _path(sampler: Sampler, prior: Prior, states, increments: Increment, x: Point, log_determinant: Scalar) -> Path:
     reference, end = sampler.reference, states[-1]
-    momentum = end[x.size :]
-    of_momentum = normal.log_density(Normal(jnp.zeros_like(momentum), jnp.ones((), end.dtype)), momentum)
     ratio = normal.log_ratio(reference.start, reference.end, states[0], end)
     log_prior = mixtures.log_density(prior, states[0])
-    return Path(states, x, log_prior, ratio + of_momentum + log_determinant, *increments)
+    return Path(states, x, log_prior, ratio + _log_momentum(end[x.size :]) + log_determinant, *increments)
+
+
+def _log_momentum(momentum: Float[Array, " momentum"]) -> Scalar:
+    """The log density of the further coordinates of a state, which are standard normal in the target."""
+    return normal.log_density(Normal(jnp.zeros_like(momentum), jnp.ones((), momentum.dtype)), momentum)
 
 
 def _log_departure(distribution: Normal | None, innovation: State) -> Scalar:

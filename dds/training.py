@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from dds import devices
 from dds.checks import require, require_scalar, typed
 from dds.compiling import split
-from dds.types import Family, KeyArray, Loss, Params
+from dds.types import Family, KeyArray, Loss, LossWithMemory, Params, Scalar
 
 
 class TrainingState(NamedTuple):
@@ -25,12 +25,14 @@ class TrainingState(NamedTuple):
         optimiser: The state of the optimiser, including what was skipped.
         key: The key of the whole training: update `i` uses it folded with `i`.
         updates: The number of updates done, skipped ones included.
+        memory: What the loss remembers, as of `dds.replay.start`; nothing where it does not.
     """
 
     params: Params
     optimiser: Any
     key: KeyArray
     updates: Int[Array, ""]
+    memory: Any = ()
 
     @property
     def skipped(self) -> int:
@@ -60,11 +62,12 @@ Callback = Callable[[TrainingState, Float[np.ndarray, " block"]], bool | None]
 def fit(
     key: KeyArray,
     family: Family,
-    loss: Loss,
+    loss: Loss | LossWithMemory,
     optimiser: optax.GradientTransformation,
     updates: int,
     *,
     params: Params = None,
+    memory: Any = (),
     block: int = 100,
     callback: Callback | None = None,
 ) -> Fit:
@@ -77,6 +80,8 @@ def fit(
         optimiser: Any optax optimiser.
         updates: The number of updates; 0 for what needs no training.
         params: Parameters to start from, copied; by default those of `family.init`.
+        memory: What a loss with a memory starts from, a PyTree of arrays: it is then called with the sampler, a key and
+            its memory, and returns its value and the memory for the next update.
         block: The number of updates in a row in compiled code, at least 1. It does not change the result.
         callback: Called between blocks with the state and the losses of the block; training stops if it returns
             `True`. The state is valid until it returns, for its memory is then used again: copy what you keep.
@@ -87,7 +92,7 @@ def fit(
 
     Raises:
         ValueError: If `updates` is below 0 or `block` below 1, `params` are not like those of the family, or `loss`
-            does not return a floating-point scalar.
+            does not return a floating-point scalar, and a memory like that which it was given.
 
     Example:
         >>> family = Family(
@@ -99,14 +104,18 @@ def fit(
         >>> run.losses.shape, bool(jnp.all(jnp.abs(run.params) < 0.5))
         ((500,), True)
     """
-    return resume(
-        start(key, family, optimiser, params=params), family, loss, optimiser, updates, block=block, callback=callback
-    )
+    first = start(key, family, optimiser, params=params, memory=memory)
+    return resume(first, family, loss, optimiser, updates, block=block, callback=callback)
 
 
 @typed
 def start(
-    key: KeyArray, family: Family, optimiser: optax.GradientTransformation, *, params: Params = None
+    key: KeyArray,
+    family: Family,
+    optimiser: optax.GradientTransformation,
+    *,
+    params: Params = None,
+    memory: Any = (),
 ) -> TrainingState:
     """The state before the first update.
 
@@ -115,6 +124,7 @@ def start(
         family: What is trained.
         optimiser: The optimiser.
         params: Parameters to start from; by default those of `family.init`.
+        memory: As in `fit`.
 
     Returns:
         The state: also a template for `dds.storage.load`.
@@ -132,14 +142,14 @@ def start(
         params = family.init(init_key)
     else:
         _require_like("params", params, jax.eval_shape(family.init, init_key))
-    return TrainingState(params, _guard(optimiser).init(params), updates_key, jnp.zeros((), int))
+    return TrainingState(params, _guard(optimiser).init(params), updates_key, jnp.zeros((), int), memory)
 
 
 @typed
 def resume(
     state: TrainingState,
     family: Family,
-    loss: Loss,
+    loss: Loss | LossWithMemory,
     optimiser: optax.GradientTransformation,
     updates: int,
     *,
@@ -178,7 +188,9 @@ def resume(
     params = jax.eval_shape(family.init, state.key)
     _require_like("the parameters of state", state.params, params)
     _require_like("the optimiser's part of state", state.optimiser, jax.eval_shape(_guard(optimiser).init, params))
-    require_scalar(_value.eval_shape(family, loss, state.params, state.key), "loss")
+    value, memory = _value.eval_shape(family, loss, state.params, state.key, state.memory)
+    require_scalar(value, "loss")
+    _require_like("the memory that loss returns", memory, state.memory)
 
     state, before = jax.tree.map(jnp.copy, state), state.skipped
     history, done = [np.zeros(0, np.float32)], 0
@@ -206,8 +218,10 @@ def _require_like(argument: str, tree: Params, like: Params) -> None:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _value(family: Family, loss: Loss, params: Params, key: KeyArray):
-    return loss(family.sampler(params), key)
+def _value(family: Family, loss: Callable[..., Any], params: Params, key: KeyArray, memory: Any) -> tuple[Scalar, Any]:
+    """The loss, and what it remembers."""
+    sampler = family.sampler(params)
+    return loss(sampler, key, memory) if jax.tree.leaves(memory) else (loss(sampler, key), memory)
 
 
 def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -219,7 +233,7 @@ def _guard(optimiser: optax.GradientTransformation) -> optax.GradientTransformat
 @partial(devices.program, static=4, donate_argnums=4)
 def _run_block(
     family: Family,
-    loss: Loss,
+    loss: Loss | LossWithMemory,
     optimiser: optax.GradientTransformation,
     block: int,
     state: TrainingState,
@@ -229,11 +243,12 @@ def _run_block(
     value_of = partial(_value, family, loss)
 
     def update(i: Int[Array, ""], carry: tuple[TrainingState, Float[Array, " block"]]):
-        (params, optimiser_state, key, updates), losses = carry
-        value, gradient = jax.value_and_grad(value_of)(params, jax.random.fold_in(key, updates))
+        (params, optimiser_state, key, updates, memory), losses = carry
+        gradient_of = jax.value_and_grad(value_of, has_aux=True)
+        (value, memory), gradient = gradient_of(params, jax.random.fold_in(key, updates), memory)
         change, optimiser_state = guarded.update(devices.mean(gradient), optimiser_state, params)
-        state = TrainingState(optax.apply_updates(params, change), optimiser_state, key, updates + 1)
+        state = TrainingState(optax.apply_updates(params, change), optimiser_state, key, updates + 1, memory)
         return state, losses.at[i].set(value)
 
-    dtype = jax.eval_shape(value_of, state.params, state.key).dtype
+    dtype = jax.eval_shape(value_of, state.params, state.key, state.memory)[0].dtype
     return jax.lax.fori_loop(0, count, update, (state, jnp.zeros(block, dtype)))

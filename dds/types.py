@@ -159,6 +159,23 @@ class Kernel(NamedTuple):
     apply: Callable[[State, Row], Transitions]
 
 
+class Potentials(NamedTuple):
+    r"""What is guessed of the target between the ends of a path: for trajectory balance, and for resampling on the way.
+
+    The guess of the unnormalised density of `y_k` is `pi_k G_k`, with the marginal `pi_k` of the reference. At the ends
+    it is known, `G_0 = Z p_0 / pi_0` but for `Z`, and `G_K = gamma / pi_K`.
+
+    Attributes:
+        log_z: What `log Z` is guessed to be.
+        rows: What `apply` needs to know of each state but the first and the last: a PyTree with leading axis `K - 1`.
+        apply: `(y_k, row_k) -> log G_k(y_k)`.
+    """
+
+    log_z: Scalar
+    rows: Row
+    apply: Callable[[State, Row], Scalar]
+
+
 class Sampler(NamedTuple):
     """All that is needed to draw a path and to weigh it.
 
@@ -169,12 +186,15 @@ class Sampler(NamedTuple):
         coordinates: Where the path ends, `x = m + S y_K` or another bijection: from the coordinates of the path to
             those of the user. States may have further coordinates, as momenta: these come last, and are standard normal
             in the target.
+        potentials: What is guessed of the target on the way (`dds.families.with_potentials`), or `None`. Neither paths
+            nor their weights depend on it.
     """
 
     prior: Prior
     reference: Reference
     kernel: Kernel
     coordinates: Normal | Bijection
+    potentials: Potentials | None = None
 
 
 class Path(NamedTuple):
@@ -228,6 +248,12 @@ class Family(NamedTuple):
 
 Loss: TypeAlias = Callable[[Sampler, KeyArray], Scalar]
 """What training lowers: a function of a sampler and a key, `jax.grad` of which flows into the sampler's parameters."""
+
+LossWithMemory: TypeAlias = Callable[[Sampler, KeyArray, Any], tuple[Scalar, Any]]
+"""A loss that remembers: it is also given what it returned besides its value at the update before, any PyTree."""
+
+Origin: TypeAlias = Callable[[Sampler, KeyArray, int], Float[Array, "paths states size"]]
+"""Where paths come from: the states of as many paths as are asked for (`dds.origins`)."""
 
 
 class Target(NamedTuple):

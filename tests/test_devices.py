@@ -17,12 +17,13 @@ import pytest
 import two_processes
 
 import dds
-from dds import devices, families, losses, modes, schedules, smc, targets, training
+from dds import devices, families, losses, modes, replay, resampling, schedules, smc, targets, training
 from dds.types import Normal
 
 TARGET = targets.funnel(3)
 FAMILY = families.learned(TARGET.log_density, schedules.constant(4, total=2.0), TARGET.dim, width=8)
 WIDE = Normal(jnp.zeros(2), jnp.array(3.0))
+BALANCED = families.with_potentials(FAMILY, TARGET.log_density)
 OPTIMISER = optax.adam(0.01)
 REVERSE = partial(losses.reverse_kl, log_density=TARGET.log_density, paths=10)
 
@@ -54,6 +55,12 @@ def figures(whole):
     }
     for name, loss in with_gradient.items():
         found[name] = training.fit(jax.random.key(0), FAMILY, loss, OPTIMISER, 10).losses
+    sampler = BALANCED.sampler(BALANCED.init(jax.random.key(6)))
+    buffer = replay.start(jax.random.key(7), sampler, TARGET.log_density, 21)
+    balance = replay.replayed(losses.sub_trajectory_balance, log_density=TARGET.log_density, paths=10)
+    found["balance"] = training.fit(jax.random.key(0), BALANCED, balance, OPTIMISER, 10, memory=buffer).losses
+    along = resampling.along_path(jax.random.key(8), sampler, TARGET.log_density, 50, ess_threshold=0.9)
+    found["along"] = along.log_weights
     particles = smc.temper(jax.random.key(1), looped, WIDE, 50)
     return found | {
         "points": particles.points,

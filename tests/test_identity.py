@@ -131,36 +131,3 @@ def test_underdamped_weight_is_the_ratio_of_momentum_densities(float64):
         total -= scipy.stats.norm.logpdf(renewed, mean, np.sqrt(b)).sum()
         total += scipy.stats.norm.logpdf(y[k, 2:], np.sqrt(1 - b) * renewed, np.sqrt(b)).sum()
     assert losses.log_weight(path, SHIFTED.log_density) == pytest.approx(total, rel=1e-9)
-
-
-def test_resampling_along_the_path_by_the_increments_keeps_the_normalising_constant():
-    # Sequential Monte Carlo is the scan of `step` with potentials of the annealed target between its ends.
-    sampler, particles = sampler_of("cmcd"), 64
-    betas = sampler.kernel.rows[1]
-    log_gamma = normal.pull_back(sampler.coordinates, SHIFTED.log_density)
-
-    def potential(beta, y):
-        return beta * (log_gamma(y) - normal.log_density(sampler.reference.end, y))
-
-    @jax.vmap
-    def smc(key):
-        noise_key, resample_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, (paths.steps(sampler) + 1, particles, 2))
-
-        def move(visits, inputs):
-            row, noise, betas, key = inputs
-            after, increment = jax.vmap(lambda visit, e: paths.step(sampler, visit, row, e))(visits, noise)
-            before, now = (
-                jax.vmap(potential, (None, 0))(beta, v.state) for beta, v in zip(betas, (visits, after), strict=True)
-            )
-            log_w = now - before + increment.log_backward - increment.log_forward
-            chosen = estimators.resample(key, log_w, particles)
-            return jax.tree.map(lambda leaf: leaf[chosen], after), estimators.log_z(log_w).value
-
-        visits = jax.vmap(lambda e: paths.first_visit(sampler, e))(noise[0])
-        keys = jax.random.split(resample_key, paths.steps(sampler))
-        pairs = jnp.stack([betas[:-1], betas[1:]], axis=1)
-        return jnp.sum(jax.lax.scan(move, visits, (paths.step_rows(sampler), noise[1:], pairs, keys))[1])
-
-    estimate = estimators.log_z(jax.jit(smc)(jax.random.split(jax.random.key(0), 500)))
-    assert abs(jnp.expm1(estimate.value - LOG_Z)) < 6 * estimate.standard_error < 0.1

@@ -1,0 +1,149 @@
+r"""Sequential Monte Carlo along the path: paths of a sampler that are resampled while they are drawn.
+
+Weights that spread on the way are cut back there, not at the end alone: paths that have gone wrong make room for copies
+of better ones. With the kernels of CMCD this is annealed sequential Monte Carlo with learned moves, with those of DDS a
+particle filter for the time reversal.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dds import devices, estimators, mixtures, normal, paths
+from dds.checks import require, typed
+from dds.types import KeyArray, LogDensity, LogWeights, Noise, Row, Sampler, Scalar, State
+
+
+class Along(NamedTuple):
+    """The ends of paths that were resampled on the way, with weights.
+
+    Attributes:
+        points: Their ends, in the user's coordinates.
+        log_weights: Their log weights, whose mean weight is the estimate of `Z`. Unlike those of `dds.losses`, they
+            are not independent.
+        log_z: The estimate of `log Z` and its standard error. The error is that of the weights that go back to the same
+            first path, and for systematic resampling, which is used, it is rather too large.
+        resampled: How often they were resampled.
+    """
+
+    points: Float[Array, "count dim"]
+    log_weights: LogWeights
+    log_z: estimators.Estimate
+    resampled: int
+
+
+class _Swarm(NamedTuple):
+    """Paths that have come to the same step, with the potential and the log weight of each, and where it goes back."""
+
+    visits: paths.Visit
+    levels: Float[Array, " count"]
+    log_weights: LogWeights
+    first: Int[Array, " count"]
+    resampled: Int[Array, ""]
+
+
+@typed
+def along_path(
+    key: KeyArray, sampler: Sampler, log_density: LogDensity, count: int, *, ess_threshold: float = 0.5
+) -> Along:
+    r"""Draws paths of a sampler, and resamples them wherever their weights so far have become uneven.
+
+    The weight of a path up to its state $y_k$ is that of `dds.losses.log_weights_along`. Without resampling the ends
+    have the weights of `dds.losses.log_weight`; with it, the mean weight is $Z$ as before.
+
+    Args:
+        key: The random key.
+        sampler: The sampler, of one step or more, with `potentials` (`dds.families.with_potentials`).
+        log_density: The log density of the target.
+        count: The number of paths, at least 2.
+        ess_threshold: The effective sample size, as a fraction in [0, 1], below which they are resampled; never at 0.
+
+    Returns:
+        The paths' ends with their weights.
+
+    Raises:
+        ValueError: If a number is out of its range, or the sampler has no steps or no `potentials`.
+
+    References:
+        Del Moral, Doucet and Jasra (2006), section 3; Phillips, Dau, Hutchinson, De Bortoli, Deligiannidis and Doucet
+        (2024), Particle Denoising Diffusion Sampler; Chen, Berner, Richter, Vargas and others (2025), Sequential
+        Controlled Langevin Diffusions; Lee and Whiteley (2018), section 2, for the standard error.
+
+    Example:
+        >>> from dds import families, networks, schedules
+        >>> def log_density(x):
+        ...     return -jnp.sum((x - 1) ** 2) / 2
+        >>> fractions, place = schedules.constant(8, total=2.0), normal.standard(2)
+        >>> network = networks.mlp(2, jnp.zeros_like)
+        >>> plain = families.cmcd(network, fractions, log_density, place)
+        >>> family = families.with_potentials(plain, log_density)
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> along = along_path(jax.random.key(1), sampler, log_density, 2000)
+        >>> bool(jnp.abs(along.log_z.value - jnp.log(2 * jnp.pi)) < 0.2)
+        True
+    """
+    require(count >= 2, "count", count, "at least 2")
+    require(0 <= ess_threshold <= 1, "ess_threshold", ess_threshold, "in [0, 1]")
+    require(sampler.potentials is not None, "the potentials of the sampler", None, "of dds.families.with_potentials")
+    require(paths.steps(sampler) >= 1, "the number of steps", 0, "at least 1")
+    # The sampler is an argument of nothing: its functions cannot be one, and a run is compiled for it alone.
+    run = devices.program(lambda key: _along(key, sampler, log_density, count, ess_threshold))
+    points, log_w, first, resampled = run(key)
+    error = jnp.sqrt(_relative_variance(log_w, first))
+    return Along(points, log_w, estimators.Estimate(estimators.log_z(log_w).value, error), int(resampled))
+
+
+def _relative_variance(log_weights: LogWeights, first: Int[Array, " count"]) -> Scalar:
+    """Of the mean weight: from the weights of all paths that go back to the same first one."""
+    of_each = jax.ops.segment_sum(jnp.exp(log_weights - jax.nn.logsumexp(log_weights)), first, first.size)
+    return jnp.maximum(jnp.sum(of_each**2) - 1 / first.size, 0)
+
+
+def _along(key: KeyArray, sampler: Sampler, log_density: LogDensity, count: int, ess_threshold: float):
+    """The ends, their log weights, the first particle that each goes back to, and how often they were resampled."""
+    potentials, size = sampler.potentials, mixtures.noise_size(sampler.prior)
+    assert potentials is not None
+    noise_key, resample_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, (count, paths.noise_size(sampler)), sampler.reference.start.mean.dtype)
+    first_noise, noise = jnp.split(noise, [size], axis=1)
+    noise = jnp.moveaxis(noise.reshape(count, -1, paths.steps(sampler)), 2, 0)
+    rows = paths.step_rows(sampler)
+
+    def begin(noise: Noise) -> tuple[paths.Visit, Scalar]:
+        visit = paths.first_visit(sampler, noise)
+        log_prior = mixtures.log_density(sampler.prior, visit.state)
+        return visit, log_prior - normal.log_density(sampler.reference.start, visit.state)
+
+    def weigh(swarm: _Swarm, row: tuple[Row, Row], noise: Array, potential: Callable[[State], Scalar]) -> _Swarm:
+        def one(visit: paths.Visit, level: Scalar, noise: Noise) -> tuple[paths.Visit, Scalar, Scalar]:
+            after, increment = paths.step(sampler, visit, row, noise)
+            now = potential(after.state)
+            return after, now, now - level + increment.log_backward - increment.log_forward
+
+        visits, levels, changes = devices.share(one)(swarm.visits, swarm.levels, noise)
+        return swarm._replace(visits=visits, levels=levels, log_weights=swarm.log_weights + changes)
+
+    def resample(key: KeyArray, swarm: _Swarm) -> _Swarm:
+        chosen = estimators.resample(key, swarm.log_weights, count)
+        visits, levels, first = jax.tree.map(lambda leaf: leaf[chosen], (swarm.visits, swarm.levels, swarm.first))
+        mean = jnp.full_like(swarm.log_weights, estimators.log_z(swarm.log_weights).value)
+        return _Swarm(visits, levels, mean, first, swarm.resampled + 1)
+
+    def move(swarm: _Swarm, inputs) -> tuple[_Swarm, None]:
+        row, potential_row, noise, key = inputs
+        swarm = weigh(swarm, row, noise, lambda y: potentials.apply(y, potential_row))
+        uneven = estimators.effective_sample_size(swarm.log_weights) < ess_threshold
+        return jax.lax.cond(uneven, partial(resample, key), lambda swarm: swarm, swarm), None
+
+    visits, levels = devices.share(begin)(first_noise)
+    first = _Swarm(visits, levels, -levels, jnp.arange(count), jnp.zeros((), int))
+    before_last, last = (jax.tree.map(lambda leaf, at=at: leaf[at], rows) for at in (slice(None, -1), -1))
+    keys = jax.random.split(resample_key, paths.steps(sampler) - 1)
+    swarm, _ = jax.lax.scan(move, first, (before_last, potentials.rows, noise[:-1], keys))
+    swarm = weigh(swarm, last, noise[-1], lambda y: paths.end_potential(sampler, y, log_density))
+    points = jax.vmap(lambda y: paths.positions(y[None], sampler)[0])(swarm.visits.state)
+    return points, swarm.log_weights, swarm.first, swarm.resampled
