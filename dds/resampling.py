@@ -37,11 +37,19 @@ class Along(NamedTuple):
 
 
 class _Swarm(NamedTuple):
-    """Paths that have come to the same step, with the potential and the log weight of each, and where it goes back."""
+    """Paths that have come to the same step.
+
+    Attributes:
+        visits: Where they are.
+        levels: The log potential there.
+        steps: The rest of their log weights.
+        first: The index of the first path that each goes back to.
+        resampled: How often they were resampled.
+    """
 
     visits: paths.Visit
     levels: Float[Array, " count"]
-    log_weights: LogWeights
+    steps: Float[Array, " count"]
     first: Int[Array, " count"]
     resampled: Int[Array, ""]
 
@@ -53,7 +61,8 @@ def along_path(
     r"""Draws paths of a sampler, and resamples them wherever their weights so far have become uneven.
 
     The weight of a path up to its state $y_k$ is that of `dds.losses.log_weights_along`. Without resampling the ends
-    have the weights of `dds.losses.log_weight`; with it, the mean weight is $Z$ as before.
+    have the weights of `dds.losses.log_weight`; with it, the mean weight is $Z$ as before. Where the density is zero on
+    the way, a path counts as the least of the others: it can come back.
 
     Args:
         key: The random key.
@@ -90,7 +99,6 @@ def along_path(
     require(0 <= ess_threshold <= 1, "ess_threshold", ess_threshold, "in [0, 1]")
     require(sampler.potentials is not None, "the potentials of the sampler", None, "of dds.families.with_potentials")
     require(paths.steps(sampler) >= 1, "the number of steps", 0, "at least 1")
-    # The sampler is an argument of nothing: its functions cannot be one, and a run is compiled for it alone.
     run = devices.program(lambda key: _along(key, sampler, log_density, count, ess_threshold))
     points, log_w, first, resampled = run(key)
     error = jnp.sqrt(_relative_variance(log_w, first))
@@ -116,34 +124,38 @@ def _along(key: KeyArray, sampler: Sampler, log_density: LogDensity, count: int,
     def begin(noise: Noise) -> tuple[paths.Visit, Scalar]:
         visit = paths.first_visit(sampler, noise)
         log_prior = mixtures.log_density(sampler.prior, visit.state)
-        return visit, log_prior - normal.log_density(sampler.reference.start, visit.state)
+        return visit, normal.log_density(sampler.reference.start, visit.state) - log_prior
 
-    def weigh(swarm: _Swarm, row: tuple[Row, Row], noise: Array, potential: Callable[[State], Scalar]) -> _Swarm:
-        def one(visit: paths.Visit, level: Scalar, noise: Noise) -> tuple[paths.Visit, Scalar, Scalar]:
+    def advance(swarm: _Swarm, row: tuple[Row, Row], noise: Array, potential: Callable[[State], Scalar]) -> _Swarm:
+        def one(visit: paths.Visit, noise: Noise) -> tuple[paths.Visit, Scalar, Scalar]:
             after, increment = paths.step(sampler, visit, row, noise)
-            now = potential(after.state)
-            return after, now, now - level + increment.log_backward - increment.log_forward
+            return after, potential(after.state), increment.log_backward - increment.log_forward
 
-        visits, levels, changes = devices.share(one)(swarm.visits, swarm.levels, noise)
-        return swarm._replace(visits=visits, levels=levels, log_weights=swarm.log_weights + changes)
+        visits, levels, steps = devices.share(one)(swarm.visits, noise)
+        return swarm._replace(visits=visits, levels=levels, steps=swarm.steps + steps)
 
     def resample(key: KeyArray, swarm: _Swarm) -> _Swarm:
-        chosen = estimators.resample(key, swarm.log_weights, count)
+        log_w = swarm.levels + swarm.steps
+        chosen = estimators.resample(key, log_w, count)
         visits, levels, first = jax.tree.map(lambda leaf: leaf[chosen], (swarm.visits, swarm.levels, swarm.first))
-        mean = jnp.full_like(swarm.log_weights, estimators.log_z(swarm.log_weights).value)
-        return _Swarm(visits, levels, mean, first, swarm.resampled + 1)
+        return _Swarm(visits, levels, estimators.log_z(log_w).value - levels, first, swarm.resampled + 1)
 
     def move(swarm: _Swarm, inputs) -> tuple[_Swarm, None]:
         row, potential_row, noise, key = inputs
-        swarm = weigh(swarm, row, noise, lambda y: potentials.apply(y, potential_row))
-        uneven = estimators.effective_sample_size(swarm.log_weights) < ess_threshold
+        swarm = advance(swarm, row, noise, lambda y: potentials.apply(y, potential_row))
+        # A path may come back from where the density is zero. Weights to resample by can be any that are not.
+        is_known = jnp.isfinite(swarm.levels)
+        least = jnp.min(jnp.where(is_known, swarm.levels, jnp.inf))
+        swarm = swarm._replace(levels=jnp.where(is_known, swarm.levels, jnp.where(jnp.isfinite(least), least, 0)))
+        uneven = estimators.effective_sample_size(swarm.levels + swarm.steps) < ess_threshold
         return jax.lax.cond(uneven, partial(resample, key), lambda swarm: swarm, swarm), None
 
-    visits, levels = devices.share(begin)(first_noise)
-    first = _Swarm(visits, levels, -levels, jnp.arange(count), jnp.zeros((), int))
+    visits, first_steps = devices.share(begin)(first_noise)
+    swarm = _Swarm(visits, jnp.zeros_like(first_steps), first_steps, jnp.arange(count), jnp.zeros((), int))
     before_last, last = (jax.tree.map(lambda leaf, at=at: leaf[at], rows) for at in (slice(None, -1), -1))
     keys = jax.random.split(resample_key, paths.steps(sampler) - 1)
-    swarm, _ = jax.lax.scan(move, first, (before_last, potentials.rows, noise[:-1], keys))
-    swarm = weigh(swarm, last, noise[-1], lambda y: paths.end_potential(sampler, y, log_density))
+    swarm, _ = jax.lax.scan(move, swarm, (before_last, potentials.rows, noise[:-1], keys))
+    swarm = advance(swarm, last, noise[-1], lambda y: paths.end_potential(sampler, y, log_density))
     points = jax.vmap(lambda y: paths.positions(y[None], sampler)[0])(swarm.visits.state)
-    return points, swarm.log_weights, swarm.first, swarm.resampled
+    log_w = swarm.levels + swarm.steps
+    return points, jnp.where(jnp.isnan(log_w), -jnp.inf, log_w), swarm.first, swarm.resampled

@@ -62,6 +62,8 @@ def test_all_is_the_normalising_constant_where_all_is_exact(precision):
     path = jax.jit(lambda key: paths.sample_path(key, sampler))(jax.random.key(0))
     along = losses.log_weights_along(path, sampler, log_density)
     np.testing.assert_allclose(along, 2.0, atol=2e-5 if precision == "float32" else 1e-11)
+    resampled = resampling.along_path(jax.random.key(2), sampler, log_density, 10, ess_threshold=1.0)
+    np.testing.assert_allclose(resampled.log_weights, 2.0, atol=2e-5 if precision == "float32" else 1e-11)
 
     @jax.jit
     def values(key):
@@ -324,6 +326,21 @@ def test_resampling_along_the_path_keeps_the_normalising_constant(name, threshol
     assert 0.85 < claimed / np.std(estimates) < 2  # it is too large where there was resampling
     assert abs(jnp.expm1(estimate.value - LOG_Z)) < 6 * estimate.standard_error < 0.1
     assert (resampled == 0).all() if threshold == 0 else (resampled >= 1).all()
+
+
+def test_paths_that_leave_the_support_on_the_way_can_come_back():
+    # The half of a normal distribution: half of the paths start outside of it, where the potential is minus infinity.
+    def half(x):
+        return jnp.where(x[0] > 0, -0.5 * jnp.sum(x**2), -jnp.inf)
+
+    plain = families.cmcd(networks.mlp(1, jnp.zeros_like), jnp.full(12, 0.2), half, normal.standard(1))
+    family = families.with_potentials(plain, half)
+    sampler = family.sampler(family.init(jax.random.key(0)))
+    for threshold in (0.0, 0.9):
+        along = resampling.along_path(jax.random.key(0), sampler, half, 4000, ess_threshold=threshold)
+        assert (along.points[jnp.isfinite(along.log_weights)] > 0).all()
+        assert (along.resampled == 0) == (threshold == 0)
+        assert abs(along.log_z.value - 0.5 * jnp.log(jnp.pi / 2)) < 5 * along.log_z.standard_error < 0.3
 
 
 def test_without_resampling_it_is_importance_sampling():
