@@ -5,6 +5,7 @@ points chosen in proportion to $w$ are like draws of the target, those of rare m
 arrays of fixed size, part of the state of training (`memory` of `dds.training.fit`), and is saved and resumed with it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -119,7 +120,9 @@ def choose(key: KeyArray, buffer: Buffer, count: int, *, power: float = 1.0) -> 
 
 
 @typed
-def replayed(loss, *, log_density: LogDensity, paths: int, share: float = 0.5, power: float = 1.0) -> LossWithMemory:
+def replayed(
+    loss: Callable[..., Scalar], *, log_density: LogDensity, paths: int, share: float = 0.5, power: float = 1.0
+) -> LossWithMemory:
     """A loss over the sampler's own paths, which are added to a buffer, and over paths that end in points of it.
 
     Args:

@@ -92,7 +92,7 @@ def fit(
 
     Raises:
         ValueError: If `updates` is below 0 or `block` below 1, `params` are not like those of the family, or `loss`
-            does not return a floating-point scalar, and a memory like that which it was given.
+            does not return a floating-point scalar, and a memory like that which it was given, or has no gradient.
 
     Example:
         >>> family = Family(
@@ -196,7 +196,11 @@ def resume(
     history, done = [np.zeros(0, np.float32)], 0
     while done < updates:
         count = min(block, updates - done)
-        state, losses = _run_block(family, loss, optimiser, block, state, count)
+        try:
+            state, losses = _run_block(family, loss, optimiser, block, state, count)
+        except Exception:
+            _require_gradient(family, loss, state)
+            raise
         history.append(np.asarray(losses)[:count])
         done += count
         if callback is not None and callback(state, history[-1]):
@@ -215,6 +219,16 @@ def _require_like(argument: str, tree: Params, like: Params) -> None:
     for name in sorted(came.keys() | expected.keys()):
         fits = came.get(name) == expected.get(name)
         require(fits, argument + name, came.get(name, "nothing"), f"{expected.get(name, 'absent')}")
+
+
+def _require_gradient(family: Family, loss: Loss | LossWithMemory, state: TrainingState) -> None:
+    """Says so where it is the gradient that fails, as of a density that is no program of JAX."""
+    value_of = partial(_value, family, loss)
+    try:
+        jax.eval_shape(jax.grad(value_of, has_aux=True), state.params, state.key, state.memory)
+    except Exception as error:
+        hint = "if it is the density, use a loss that takes paths as constants, such as dds.losses.log_variance"
+        raise ValueError(f"loss cannot be differentiated ({hint}): {type(error).__name__}: {error}") from error
 
 
 @partial(jax.jit, static_argnums=(0, 1))

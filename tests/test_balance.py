@@ -310,6 +310,9 @@ def test_what_has_no_gradient_is_trained_by_losses_that_need_none():
     log_w = jax.jit(lambda key: losses.log_weights(sampler, key, log_density, 4000))(jax.random.key(1))
     estimate = estimators.log_z(log_w)
     assert abs(estimate.value - jnp.log(2 * jnp.pi)) < 6 * estimate.standard_error < 0.1
+    needs_one = partial(losses.reverse_kl, log_density=log_density, paths=64)
+    with pytest.raises(ValueError, match=r"loss cannot be differentiated \(if it is the density, use a loss that"):
+        training.fit(jax.random.key(0), family, needs_one, optax.adam(1e-2), 300)
     assert run.params["log_z"] == pytest.approx(np.log(2 * np.pi), abs=0.2)
 
 
