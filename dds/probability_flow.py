@@ -6,8 +6,8 @@ $$ \frac{dy}{d\tau} = y + \nabla \log p_t(y) = u(y, \tau), $$
 
 so the control of the sampler is the velocity. Discretised, it is a chain of maps. If each of them is one to one, the
 density of the end is known exactly, $\log q(x) = \log p_0(y_0) - \sum_k \log \lvert \det J_k \rvert$ in the sampler's
-coordinates, and the mean of $\gamma / q$ is $Z$ for any control and any number of steps. A map is one to one where its
-step is short for the control: $\Delta_k \lVert \partial u / \partial y \rVert < 1$ is enough for Euler's rule.
+coordinates, and the mean of $\gamma / q$ is $Z$ for any control and any number of steps. A map is one to one if its
+step is short for the control; where it is not, $Z$ comes out too large, and `Draw.folded` says so.
 """
 
 from typing import NamedTuple
@@ -28,8 +28,9 @@ class Draw(NamedTuple):
     Attributes:
         x: The sample, in the user's coordinates.
         log_density: Its log density under the flow.
-        folded: Whether the determinant of a step was not positive: its map is then not one to one, for the steps are
-            too long for the control, and `log_density` is not the density. That none is does not prove that all are.
+        folded: Whether a step was too long for the control: the derivative of its map, where it was taken, had a
+            symmetric part that is not positive definite. If it has one everywhere the map is one to one; where not, two
+            points may end in one, and `log_density` is then less than the density. With `probes` it is not asked.
     """
 
     x: Point
@@ -101,8 +102,9 @@ def draw(key: KeyArray, sampler: Sampler, *, heun: bool = True, probes: int = 0)
 
         moved = move(y)
         if probes == 0:
-            sign, log_slope = jnp.linalg.slogdet(jax.jacfwd(move)(y))
-            return moved, (log_slope, sign <= 0)
+            slope = jax.jacfwd(move)(y)
+            is_definite = jnp.isfinite(jnp.linalg.cholesky(slope + slope.T)).all()
+            return moved, (jnp.linalg.slogdet(slope)[1], ~is_definite)
         change = (divergence(y, now) + divergence(moved, then)) / 2 if heun else divergence(y, now)
         return moved, (length * change, jnp.zeros((), bool))
 

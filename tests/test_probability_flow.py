@@ -1,5 +1,7 @@
 """The probability flow: its density against closed forms and by quadrature, and log Z by it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,11 +92,23 @@ def test_divergence_by_probes_is_that_of_the_determinants_where_steps_are_short(
     assert np.abs(difference).max() < 0.5
 
 
-def test_steps_that_are_too_long_are_told():
+@pytest.mark.parametrize("dim", [1, 2])  # in the plane the determinant is positive
+def test_steps_that_are_too_long_are_told(dim):
     fractions = jnp.full(2, 0.9)
-    reference = references.ou(fractions, 1)
+    reference = references.ou(fractions, dim)
     steep = kernels.denoising(fractions, lambda y, k: -5 * y)
-    assert draws(Sampler(reference.start, reference, steep, normal.standard(1)), 3, heun=False).folded.all()
+    assert draws(Sampler(reference.start, reference, steep, normal.standard(dim)), 3, heun=False).folded.all()
+
+
+def test_a_flow_that_folds_the_plane_gives_more_than_the_normalising_constant_and_says_so():
+    # One step y -> y + (2 / pi) sin(4 pi y): 17 points come to one near the middle.
+    fractions = jnp.array([1 - jnp.exp(-2.0)])  # a step of length one
+    reference = references.ou(fractions, 1)
+    wavy = kernels.denoising(fractions, lambda y, k: 2 / jnp.pi * jnp.sin(4 * jnp.pi * y))
+    drawn = draws(Sampler(reference.start, reference, wavy, normal.standard(1)), 4000, heun=False)
+    log_w = jax.vmap(partial(normal.log_density, normal.standard(1)))(drawn.x) - drawn.log_density
+    assert estimators.log_z(log_w).value > 1
+    assert drawn.folded.mean() > 0.3
 
 
 @pytest.mark.parametrize("name", ["pis", "underdamped"])
