@@ -133,6 +133,13 @@ def compare(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def field(session: nox.Session) -> None:
+    """Samplers and losses of the field with equal budgets, three seeds, into `docs/field.md`; resumable, an hour."""
+    install(session, "test", ".[cli,wandb]")
+    session.run("python", "tests/field.py", *session.posargs)
+
+
+@nox.session(default=False)
 def sinkhorn(session: nox.Session) -> None:
     """How far samples of forty modes are from exact ones, as benchmarks measure it, beside exact ones; minutes."""
     install(session, "sinkhorn", ".")
