@@ -355,23 +355,58 @@ records = json.loads((Path(os.environ["DDS_DOCS"]) / "field.json").read_text())
 def draw(target, truth):
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("elbo", "eubo"), strict=True):
-        mine = [record for record in records if record["target"] == target and "way" in record]
-        for method in sorted({record["method"] for record in mine}, key=str.lower):
-            ways = [record["way"] for record in mine if record["method"] == method]
-            bounds = np.array([[step[name] for step in way] for way in ways], float)
+        mine = [
+            record
+            for record in records
+            if record["target"] == target and "way" in record
+        ]
+        for method in sorted(
+            {record["method"] for record in mine}, key=str.lower
+        ):
+            ways = [
+                record["way"] for record in mine if record["method"] == method
+            ]
+            bounds = np.array(
+                [[step[name] for step in way] for way in ways], float
+            )
             gaps = np.maximum(np.abs(np.median(bounds, axis=0) - truth), 1e-3)
-            style = next(style for word, style in STYLES.items() if word in method)
+            style = next(
+                style for word, style in STYLES.items() if word in method
+            )
             colour = f"C{[kind in method for kind in KINDS].index(True)}"
-            axes.plot([step["evaluations"] for step in ways[0]], gaps, style, color=colour, label=method)
+            axes.plot(
+                [step["evaluations"] for step in ways[0]],
+                gaps,
+                style,
+                color=colour,
+                label=method,
+            )
         title = f"gap of the {name.upper()}"
-        axes.set(xscale="log", yscale="log", ylim=(1e-2, 1e4), xlabel="evaluations of the density", title=title)
+        axes.set(
+            xscale="log",
+            yscale="log",
+            ylim=(1e-2, 1e4),
+            xlabel="evaluations of the density",
+            title=title,
+        )
         axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside right center",
+        frameon=False,
+        fontsize=7,
+    )
     return figure
 
 
 KINDS = ("DDS", "PIS", "underdamped", "CMCD", "learned", "dds.sample")
-STYLES = {"reverse": "-", "variance": "--", "buffer": "-.", "balance": ":", "dds.sample": "*"}
+STYLES = {
+    "reverse": "-",
+    "variance": "--",
+    "buffer": "-.",
+    "balance": ":",
+    "dds.sample": "*",
+}
 ```
 """
 

@@ -29,7 +29,7 @@ from dds import (
     smc,
     targets,
 )
-from dds.types import Normal, Sampler
+from dds.types import Normal, Potentials, Sampler
 
 KEY = jax.random.key(0)
 STEPS, DIM = 3, 2
@@ -100,6 +100,31 @@ def cases():
         row = jax.tree.map(lambda rows: rows[1], paths.step_rows(sampler))
         return paths.step(sampler, paths.first_visit(sampler, x), row, noise)
 
+    def with_guess(b, guess):
+        log_z, rows = guess[0], guess[1:]
+        potentials = Potentials(log_z, rows, lambda y, row: row * jnp.sum(jnp.tanh(y)))
+        return sampler_of(b)._replace(potentials=potentials)
+
+    def balance(name):
+        # Paths are constant, so that they are the same for the differences that gradients are compared with.
+        function, both = getattr(losses, name), jnp.stack([states, states + 1])
+        options = {"log_density": target.log_density, "paths": 2, "origin": lambda *_: both.astype(states.dtype)}
+        return (lambda b, guess: function(with_guess(b, guess), KEY, **options), (fractions, guess))
+
+    def along(y, b, guess):
+        sampler = with_guess(b, guess)
+        return losses.log_weights_along(paths.retrace(y, sampler), sampler, target.log_density)
+
+    def potential(parameters, y):
+        family = families.with_potentials(SAMPLERS["dds"](target.log_density, other), target.log_density)
+        _, unravel = jax.flatten_util.ravel_pytree(family.init(KEY))
+        potentials = family.sampler(unravel(parameters)).potentials
+        return potentials.log_z, potentials.apply(y, jax.tree.map(lambda row: row[1], potentials.rows))
+
+    guess = jnp.array([0.4, -0.3, 0.8])
+    family = families.with_potentials(SAMPLERS["dds"](target.log_density, other), target.log_density)
+    flat_guess = jax.flatten_util.ravel_pytree(perturbed(family))[0]
+
     return {
         "normal.reparameterise": (normal.reparameterise, (distribution, x)),
         "normal.standardise": (normal.standardise, (distribution, x)),
@@ -166,6 +191,14 @@ def cases():
                 jax.vmap(lambda y: losses.log_weight(paths.retrace(y, sampler_of(b)), target.log_density))(y)
             ),
             (jnp.stack([states, states + 1]), fractions),
+        ),
+        "losses.log_weights_along": (along, (states, fractions, guess)),
+        "losses.trajectory_balance": balance("trajectory_balance"),
+        "losses.sub_trajectory_balance": balance("sub_trajectory_balance"),
+        "families.with_potentials": (potential, (flat_guess, y)),
+        "paths.end_potential": (
+            lambda b, y: paths.end_potential(sampler_of(b), y, target.log_density),
+            (fractions, y),
         ),
         "estimators.log_z": (estimators.log_z, (log_w,)),
         "estimators.pool": (lambda w, v: estimators.pool(w, v, v[0]), (log_w, log_w[::-1] + 0.3)),
