@@ -73,9 +73,9 @@ def log_weight(path: Path, log_density: LogDensity) -> Scalar:
 def log_weights_along(path: Path, sampler: Sampler, log_density: LogDensity) -> Float[Array, " states"]:
     r"""The log weight of a path up to each of its states, by the sampler's potentials.
 
-    $$ a_k = \log G_k(y_k) - \log \frac{p_0(y_0)}{\pi_0(y_0)}
-       - \sum_{i < k} \log \frac{F_i(y_{i+1} \mid y_i)}{R_i(y_{i+1} \mid y_i)}
-       + \sum_{i < k} \log \frac{B_i(y_i \mid y_{i+1})}{R^*_i(y_i \mid y_{i+1})}, $$
+    $$ \begin{aligned} a_k &= \log G_k(y_k) - \log \frac{p_0(y_0)}{\pi_0(y_0)} \\
+       &\quad - \sum_{i < k} \log \frac{F_i(y_{i+1} \mid y_i)}{R_i(y_{i+1} \mid y_i)} \\
+       &\quad + \sum_{i < k} \log \frac{B_i(y_i \mid y_{i+1})}{R^*_i(y_i \mid y_{i+1})}, \end{aligned} $$
 
     so that $a_0$ is the guess of $\log Z$, and $a_K$ the log weight. If all potentials, kernels and the guess are
     right, they are all $\log Z$.

@@ -18,7 +18,7 @@ def double_well_particles(count: int = 4) -> Target:
 
     With positions $r_1, \dots, r_n$ whose mean is zero, and $d_{ij} = |r_i - r_j|$,
 
-    $$\log \gamma = -\sum_{i < j} \bigl(0.9\,(d_{ij} - 4)^4 - 4\,(d_{ij} - 4)^2\bigr).$$
+    $$ \log \gamma = \sum_{i < j} \bigl(4\,(d_{ij} - 4)^2 - 0.9\,(d_{ij} - 4)^4\bigr). $$
 
     The coordinates are those of the positions in an orthonormal basis of the space of all with mean zero: first both
     coordinates of $(r_1 - r_2) / \sqrt 2$, then of $(r_1 + r_2 - 2 r_3) / \sqrt 6$, and so on. The density is the same
@@ -69,7 +69,8 @@ def lennard_jones(count: int = 13, *, depth: float = 1.0) -> Target:
 
     With positions $r_1, \dots, r_n$ whose mean is zero, and $d_{ij} = |r_i - r_j|$,
 
-    $$\log \gamma = -\varepsilon \sum_{i < j} \bigl(d_{ij}^{-12} - 2\,d_{ij}^{-6}\bigr) - \frac12 \sum_i |r_i|^2.$$
+    $$ \begin{aligned} \log \gamma &= -\varepsilon \sum_{i < j} \bigl(d_{ij}^{-12} - 2\,d_{ij}^{-6}\bigr) \\
+       &\quad - \frac12 \sum_i |r_i|^2. \end{aligned} $$
 
     The coordinates are those of `double_well_particles`, three for each difference. Known as LJ13 and LJ55, for so many
     particles. There are two conventions: Köhler et al. and Midgley et al. count each pair once, with depth 1; the code

@@ -19,8 +19,8 @@ def phi_four(
 
     With $\kappa = a N$, where `a` is the coupling and `N` the number of sites,
 
-    $$\log \gamma(\varphi) = -\beta \Bigl[\frac\kappa2 \sum_i (\varphi_{i+1} - \varphi_i)^2
-    + \frac1\kappa \sum_{i=1}^N \Bigl(\frac14 (1 - \varphi_i^2)^2 + b\,\varphi_i\Bigr)\Bigr].$$
+    $$ \begin{aligned} \log \gamma(\varphi) &= -\frac{\beta \kappa}2 \sum_i (\varphi_{i+1} - \varphi_i)^2 \\
+       &\quad - \frac\beta\kappa \sum_{i=1}^N \Bigl(\frac14 (1 - \varphi_i^2)^2 + b\,\varphi_i\Bigr). \end{aligned} $$
 
     On a ring the first sum is over all sites, with $\varphi_{N+1} = \varphi_1$; otherwise it also has the bonds to the
     two ends, $\varphi_0 = \varphi_{N+1} = 0$.
