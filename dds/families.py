@@ -151,8 +151,7 @@ def cmcd(
         fractions: The schedule; a Langevin step has the size $b_k / 2$.
         log_density: The log density of the target.
         coordinates: The coordinates; annealing starts from their normal distribution.
-        score_clip: The bound on each coordinate of the score, in these coordinates, positive, or `None`. Where the
-            density is steep for the step size, Langevin steps grow from one to the next, until no float holds them.
+        score_clip: The bound on each coordinate of the score, in these coordinates, as in `dds.kernels.bounded`.
 
     Returns:
         The family. Temperatures start at $\beta_k = k / K$.
@@ -175,12 +174,8 @@ def cmcd(
         >>> [round(float(beta), 4) for beta in temperatures]
         [0.0, 0.25, 0.5, 0.75, 1.0]
     """
-    require(score_clip is None or score_clip > 0, "score_clip", score_clip, "positive or None")
     reference = references.ou(fractions, coordinates.mean.size)
-    slope = jax.grad(normal.pull_back(coordinates, log_density))
-
-    def score(y: State) -> State:
-        return slope(y) if score_clip is None else jnp.clip(slope(y), -score_clip, score_clip)
+    score = kernels.bounded(jax.grad(normal.pull_back(coordinates, log_density)), score_clip)
 
     def init(key: KeyArray) -> Params:
         return {"control": network.init(key), "temperatures": jnp.zeros(fractions.size)}

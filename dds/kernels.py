@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dds import references
-from dds.checks import typed
-from dds.types import Control, Kernel, Normal, Row, State, Transitions
+from dds.checks import require, typed
+from dds.types import Control, Kernel, Normal, Point, Row, State, Transitions
 
 
 @typed
@@ -71,6 +71,31 @@ def drift(y: State, score: State) -> State:
         [-1.0, -2.0]
     """
     return -y + 2 * control(y, score)
+
+
+@typed
+def bounded(score: Callable[[State], Point], clip: float | None) -> Callable[[State], Point]:
+    """A score, each coordinate of which is bounded.
+
+    A steep target has scores that no float can square: unbounded, one step can throw a path to where no gradient brings
+    it back, and Langevin steps grow from one to the next. The weights stay exact whatever the bound.
+
+    Args:
+        score: The score, from a state.
+        clip: The bound, positive, or `None` for none.
+
+    Returns:
+        The score.
+
+    Raises:
+        ValueError: If `clip` is not positive.
+
+    Example:
+        >>> bounded(lambda y: -(y**3), 10.0)(jnp.array([1.0, 5.0])).tolist()
+        [-1.0, -10.0]
+    """
+    require(clip is None or clip > 0, "score_clip", clip, "positive or None")
+    return score if clip is None else lambda y: jnp.clip(score(y), -clip, clip)
 
 
 @typed

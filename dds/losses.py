@@ -34,8 +34,8 @@ from jaxtyping import Array, Float
 
 from dds import devices, normal, origins
 from dds.checks import require, typed
-from dds.paths import noise_path, retrace, sample_path
-from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Origin, Path, Potentials, Sampler, Scalar, State
+from dds.paths import noise_path, potentials, retrace, sample_path
+from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Origin, Path, Sampler, Scalar, State
 
 
 @typed
@@ -106,12 +106,11 @@ def log_weights_along(path: Path, sampler: Sampler, log_density: LogDensity) -> 
         >>> along.shape, bool(jnp.all(jnp.abs(along) < 1e-5))
         ((3,), True)
     """
-    potentials = _potentials(sampler)
-    inner = jax.vmap(potentials.apply)(path.states[1:-1], potentials.rows)
+    log_z, rows, apply = potentials(sampler)
+    inner = jax.vmap(apply)(path.states[1:-1], rows)
     before = normal.log_density(sampler.reference.start, path.states[0]) - path.log_prior
     steps = jnp.cumsum(path.log_backward - path.log_forward)[:-1]
-    ends = potentials.log_z[None], log_weight(path, log_density)[None]
-    return jnp.concatenate([ends[0], inner + before + steps, ends[1]])
+    return jnp.concatenate([log_z[None], inner + before + steps, log_weight(path, log_density)[None]])
 
 
 @typed
@@ -356,7 +355,7 @@ def trajectory_balance(
         9.0
     """
     require(paths >= 1, "paths", paths, "at least 1")
-    log_z = _potentials(sampler).log_z
+    log_z = potentials(sampler).log_z
     log_w = _of_constant_paths(sampler, key, paths, origin, lambda path: log_weight(path, log_density))
     return _mean_of_finite(jnp.where(jnp.isfinite(log_w), log_w - log_z, 0) ** 2)
 
@@ -424,9 +423,3 @@ def _of_constant_paths(
     """A function of paths, of which the sampler is differentiated and not where they go."""
     states = jax.lax.stop_gradient(origin(sampler, key, paths))
     return devices.share(lambda states: function(retrace(states, sampler)))(states)
-
-
-def _potentials(sampler: Sampler) -> Potentials:
-    require(sampler.potentials is not None, "the potentials of the sampler", None, "of dds.families.with_potentials")
-    assert sampler.potentials is not None
-    return sampler.potentials

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dds import kernels
 from dds.checks import require, typed
 from dds.types import KeyArray, Network, Params, Point, Row, State
 
@@ -39,9 +40,7 @@ def mlp(
         width: The units of every hidden layer, at least 1.
         depth: The hidden layers of the MLP, at least 1.
         activation: The activation.
-        score_clip: The bound on each coordinate of the score, positive, or `None`. A steep target has scores that no
-            float can square: unbounded, one step can throw a path to where no gradient brings it back. The weights
-            stay exact whatever the bound.
+        score_clip: The bound on each coordinate of the score, as in `dds.kernels.bounded`.
         stop_score: Whether no gradient flows through the score, as in the authors' program. It makes the gradient of
             the loss biased, so by default it flows.
 
@@ -66,7 +65,7 @@ def mlp(
     inputs = dim if inputs is None else inputs
     for name, size in (("dim", dim), ("inputs", inputs), ("width", width), ("depth", depth)):
         require(size >= 1, name, size, "at least 1")
-    require(score_clip is None or score_clip > 0, "score_clip", score_clip, "positive or None")
+    bounded = kernels.bounded(score, score_clip)
 
     def init(key: KeyArray) -> Params:
         keys = iter(jax.random.split(key, 6 + depth))
@@ -98,9 +97,7 @@ def mlp(
         return _affine(last, x)
 
     def apply(params: Params, y: State, row: Row) -> Point:
-        slope = score(y)
-        slope = jax.lax.stop_gradient(slope) if stop_score else slope
-        slope = slope if score_clip is None else jnp.clip(slope, -score_clip, score_clip)
+        slope = jax.lax.stop_gradient(bounded(y)) if stop_score else bounded(y)
         x = activation(y @ params["from_state"] + row["time"])
         return _perceptron([*params["hidden"], params["out"]], x) + row["gate"] * slope
 

@@ -75,6 +75,30 @@ def exploring(factor: float) -> Origin:
 
 
 @typed
+def back_from(sampler: Sampler, key: KeyArray, points: Float[Arrays, "paths dim"]) -> Float[Array, "paths states size"]:
+    """A path back from each of given points.
+
+    Args:
+        sampler: The sampler.
+        key: The random key.
+        points: The points, in the user's coordinates.
+
+    Returns:
+        The states of the paths.
+
+    Example:
+        >>> from dds import families, normal
+        >>> family = families.importance(normal.standard(2))
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> back_from(sampler, jax.random.key(1), jnp.ones((3, 2))).shape
+        (3, 1, 2)
+    """
+    points = jnp.asarray(points)
+    keys = jax.random.split(key, len(points))
+    return devices.share(lambda key, x: noise_path(key, sampler, x).states)(keys, points)
+
+
+@typed
 def noised(points: Float[Arrays, "points dim"]) -> Origin:
     """Paths that end in given points, as many as are wanted drawn of them at random.
 
@@ -98,8 +122,7 @@ def noised(points: Float[Arrays, "points dim"]) -> Origin:
 
     def back(sampler: Sampler, key: KeyArray, paths: int) -> Float[Array, "paths states size"]:
         choose_key, noise_key = jax.random.split(key)
-        x = jax.random.choice(choose_key, jnp.asarray(points), (paths,))
-        return devices.share(lambda key, x: noise_path(key, sampler, x).states)(jax.random.split(noise_key, paths), x)
+        return back_from(sampler, noise_key, jax.random.choice(choose_key, jnp.asarray(points), (paths,)))
 
     return back
 

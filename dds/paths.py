@@ -8,7 +8,21 @@ from jaxtyping import Array, Float
 
 from dds import mixtures, normal
 from dds.checks import require, typed
-from dds.types import KeyArray, LogDensity, Noise, Normal, Path, Point, Prior, Row, Sampler, Scalar, State, Transitions
+from dds.types import (
+    KeyArray,
+    LogDensity,
+    Noise,
+    Normal,
+    Path,
+    Point,
+    Potentials,
+    Prior,
+    Row,
+    Sampler,
+    Scalar,
+    State,
+    Transitions,
+)
 
 
 class Visit(NamedTuple):
@@ -208,6 +222,34 @@ def noise_size(sampler: Sampler) -> int:
 
 
 @typed
+def cut_noise(noise: Noise, sampler: Sampler) -> tuple[Float[Array, " first"], Float[Array, "steps dim"]]:
+    """The noise of a path in its parts: that of the prior, and a row for each step.
+
+    Args:
+        noise: Standard normal noise, `noise_size` numbers.
+        sampler: The sampler.
+
+    Returns:
+        The parts.
+
+    Raises:
+        ValueError: If there is more or less noise.
+
+    Example:
+        >>> from dds import families
+        >>> fixed = families.importance(normal.standard(2))
+        >>> sampler = fixed.sampler(fixed.init(jax.random.key(0)))
+        >>> [part.shape for part in cut_noise(jnp.zeros(2), sampler)]
+        [(2,), (0, 2)]
+    """
+    size = noise_size(sampler)
+    require(noise.size == size, "the size of noise", noise.size, f"{size}")
+    first, rest = jnp.split(noise, [mixtures.noise_size(sampler.prior)])
+    # The long axis last: XLA's CPU code for the generator runs along it in vector instructions, and compiles faster.
+    return first, rest.reshape(_dim(sampler), -1).T
+
+
+@typed
 def path_of_noise(noise: Noise, sampler: Sampler, *, stick_the_landing: bool = False) -> Path:
     r"""The path that a sampler makes of given noise: noise is a coordinate.
 
@@ -233,10 +275,8 @@ def path_of_noise(noise: Noise, sampler: Sampler, *, stick_the_landing: bool = F
         ... ).x.tolist()
         [3.0, 3.0]
     """
-    rows, dim, prior = step_rows(sampler), _dim(sampler), sampler.prior
-    size = noise_size(sampler)
-    require(noise.size == size, "the size of noise", noise.size, f"{size}")
-    first, rest = jnp.split(noise, [mixtures.noise_size(prior)])
+    rows, prior = step_rows(sampler), sampler.prior
+    first, rest = cut_noise(noise, sampler)
     if stick_the_landing:
         sampler, prior = _with_constants_scored(sampler), jax.lax.stop_gradient(prior)
 
@@ -245,9 +285,7 @@ def path_of_noise(noise: Noise, sampler: Sampler, *, stick_the_landing: bool = F
         return after, (after.state, increment)
 
     start = first_visit(sampler, first)
-    # The long axis last: XLA's CPU code for the generator runs along it in vector instructions, and compiles faster.
-    inputs = (rows, rest.reshape(dim, -1).T)
-    _, (states, increments) = jax.lax.scan(jax.checkpoint(move, prevent_cse=False), start, inputs)
+    _, (states, increments) = jax.lax.scan(jax.checkpoint(move, prevent_cse=False), start, (rows, rest))
     states = jnp.concatenate([start.state[None], states])
     return _path(sampler, prior, states, increments, *_point(sampler, states[-1]))
 
@@ -372,6 +410,33 @@ def positions(states: Float[Array, " states size"], sampler: Sampler) -> Float[A
         [[3.0, 3.0]]
     """
     return jax.vmap(lambda y: _point(sampler, y)[0])(states)
+
+
+@typed
+def potentials(sampler: Sampler) -> Potentials:
+    """The potentials of a sampler, which must have some.
+
+    Args:
+        sampler: The sampler.
+
+    Returns:
+        Its potentials.
+
+    Raises:
+        ValueError: If it has none.
+
+    Example:
+        >>> from dds import families
+        >>> plain = families.importance(normal.standard(2))
+        >>> family = families.with_potentials(plain, lambda x: -jnp.sum(x**2))
+        >>> params = family.init(jax.random.key(0))
+        >>> float(potentials(family.sampler(params)).log_z)
+        0.0
+    """
+    found = sampler.potentials
+    require(found is not None, "the potentials of the sampler", None, "of dds.families.with_potentials")
+    assert found is not None
+    return found
 
 
 @typed

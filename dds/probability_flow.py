@@ -100,11 +100,11 @@ def draw(key: KeyArray, sampler: Sampler, *, heun: bool = True, probes: int = 0)
             along = jax.vmap(lambda v: jax.jvp(lambda y: velocity(y, at), (y,), (v,))[1])(directions)
             return jnp.mean(jnp.sum(directions * along, axis=1))
 
-        moved = move(y)
         if probes == 0:
-            slope = jax.jacfwd(move)(y)
+            slope, moved = jax.jacfwd(lambda y: (end := move(y), end), has_aux=True)(y)
             is_definite = jnp.isfinite(jnp.linalg.cholesky(slope + slope.T)).all()
             return moved, (jnp.linalg.slogdet(slope)[1], ~is_definite)
+        moved = move(y)
         change = (divergence(y, now) + divergence(moved, then)) / 2 if heun else divergence(y, now)
         return moved, (length * change, jnp.zeros((), bool))
 

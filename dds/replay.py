@@ -158,9 +158,9 @@ def replayed(
 
     def run(sampler: Sampler, key: KeyArray, buffer: Buffer) -> tuple[Scalar, Buffer]:
         own_key, choose_key, noise_key = jax.random.split(key, 3)
-        points = choose(choose_key, buffer, old, power=power)
         fresh = origins.own(sampler, own_key, paths - old)
-        states = jax.lax.stop_gradient(jnp.concatenate([fresh, origins.noised(points)(sampler, noise_key, old)]))
+        again = origins.back_from(sampler, noise_key, choose(choose_key, buffer, old, power=power))
+        states = jax.lax.stop_gradient(jnp.concatenate([fresh, again]))
         value = loss(sampler, key, log_density=log_density, paths=paths, origin=lambda *_: states)
         ends = _ends(sampler, states[: paths - old], log_density)
         return value, add(buffer, *jax.lax.stop_gradient(ends))

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from dds import devices, estimators, mixtures, normal, paths
 from dds.checks import require, typed
-from dds.types import KeyArray, LogDensity, LogWeights, Noise, Row, Sampler, Scalar, State
+from dds.types import KeyArray, LogDensity, LogWeights, Noise, Potentials, Row, Sampler, Scalar, State
 
 
 class Along(NamedTuple):
@@ -33,7 +33,7 @@ class Along(NamedTuple):
     points: Float[Array, "count dim"]
     log_weights: LogWeights
     log_z: estimators.Estimate
-    resampled: int
+    resampled: Int[Array, ""]
 
 
 class _Swarm(NamedTuple):
@@ -72,7 +72,7 @@ def along_path(
         ess_threshold: The effective sample size, as a fraction in [0, 1], below which they are resampled; never at 0.
 
     Returns:
-        The paths' ends with their weights.
+        The paths' ends with their weights. All of it can be compiled, and batched over keys.
 
     Raises:
         ValueError: If a number is out of its range, or the sampler has no steps or no `potentials`.
@@ -97,29 +97,17 @@ def along_path(
     """
     require(count >= 2, "count", count, "at least 2")
     require(0 <= ess_threshold <= 1, "ess_threshold", ess_threshold, "in [0, 1]")
-    require(sampler.potentials is not None, "the potentials of the sampler", None, "of dds.families.with_potentials")
     require(paths.steps(sampler) >= 1, "the number of steps", 0, "at least 1")
-    run = devices.program(lambda key: _along(key, sampler, log_density, count, ess_threshold))
-    points, log_w, first, resampled = run(key)
-    error = jnp.sqrt(_relative_variance(log_w, first))
-    return Along(points, log_w, estimators.Estimate(estimators.log_z(log_w).value, error), int(resampled))
+    potentials = paths.potentials(sampler)
+    return devices.program(lambda key: _along(key, sampler, potentials, log_density, count, ess_threshold))(key)
 
 
-def _relative_variance(log_weights: LogWeights, first: Int[Array, " count"]) -> Scalar:
-    """Of the mean weight: from the weights of all paths that go back to the same first one."""
-    of_each = jax.ops.segment_sum(jnp.exp(log_weights - jax.nn.logsumexp(log_weights)), first, first.size)
-    return jnp.maximum(jnp.sum(of_each**2) - 1 / first.size, 0)
-
-
-def _along(key: KeyArray, sampler: Sampler, log_density: LogDensity, count: int, ess_threshold: float):
-    """The ends, their log weights, the first particle that each goes back to, and how often they were resampled."""
-    potentials, size = sampler.potentials, mixtures.noise_size(sampler.prior)
-    assert potentials is not None
+def _along(
+    key: KeyArray, sampler: Sampler, potentials: Potentials, log_density: LogDensity, count: int, ess_threshold: float
+) -> Along:
     noise_key, resample_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, (count, paths.noise_size(sampler)), sampler.reference.start.mean.dtype)
-    first_noise, noise = jnp.split(noise, [size], axis=1)
-    noise = jnp.moveaxis(noise.reshape(count, -1, paths.steps(sampler)), 2, 0)
-    rows = paths.step_rows(sampler)
+    first_noise, noise = jax.vmap(lambda noise: paths.cut_noise(noise, sampler), out_axes=(0, 1))(noise)
 
     def begin(noise: Noise) -> tuple[paths.Visit, Scalar]:
         visit = paths.first_visit(sampler, noise)
@@ -134,8 +122,12 @@ def _along(key: KeyArray, sampler: Sampler, log_density: LogDensity, count: int,
         visits, levels, steps = devices.share(one)(swarm.visits, noise)
         return swarm._replace(visits=visits, levels=levels, steps=swarm.steps + steps)
 
-    def resample(key: KeyArray, swarm: _Swarm) -> _Swarm:
+    def weights_of(swarm: _Swarm) -> LogWeights:
         log_w = swarm.levels + swarm.steps
+        return jnp.where(jnp.isnan(log_w), -jnp.inf, log_w)
+
+    def resample(key: KeyArray, swarm: _Swarm) -> _Swarm:
+        log_w = weights_of(swarm)
         chosen = estimators.resample(key, log_w, count)
         visits, levels, first = jax.tree.map(lambda leaf: leaf[chosen], (swarm.visits, swarm.levels, swarm.first))
         return _Swarm(visits, levels, estimators.log_z(log_w).value - levels, first, swarm.resampled + 1)
@@ -147,15 +139,17 @@ def _along(key: KeyArray, sampler: Sampler, log_density: LogDensity, count: int,
         is_known = jnp.isfinite(swarm.levels)
         least = jnp.min(jnp.where(is_known, swarm.levels, jnp.inf))
         swarm = swarm._replace(levels=jnp.where(is_known, swarm.levels, jnp.where(jnp.isfinite(least), least, 0)))
-        uneven = estimators.effective_sample_size(swarm.levels + swarm.steps) < ess_threshold
+        uneven = estimators.effective_sample_size(weights_of(swarm)) < ess_threshold
         return jax.lax.cond(uneven, partial(resample, key), lambda swarm: swarm, swarm), None
 
     visits, first_steps = devices.share(begin)(first_noise)
     swarm = _Swarm(visits, jnp.zeros_like(first_steps), first_steps, jnp.arange(count), jnp.zeros((), int))
+    rows, keys = paths.step_rows(sampler), jax.random.split(resample_key, paths.steps(sampler) - 1)
     before_last, last = (jax.tree.map(lambda leaf, at=at: leaf[at], rows) for at in (slice(None, -1), -1))
-    keys = jax.random.split(resample_key, paths.steps(sampler) - 1)
     swarm, _ = jax.lax.scan(move, swarm, (before_last, potentials.rows, noise[:-1], keys))
     swarm = advance(swarm, last, noise[-1], lambda y: paths.end_potential(sampler, y, log_density))
     points = jax.vmap(lambda y: paths.positions(y[None], sampler)[0])(swarm.visits.state)
-    log_w = swarm.levels + swarm.steps
-    return points, jnp.where(jnp.isnan(log_w), -jnp.inf, log_w), swarm.first, swarm.resampled
+    log_w = weights_of(swarm)
+    of_each = jax.ops.segment_sum(jnp.exp(log_w - jax.nn.logsumexp(log_w)), swarm.first, count)
+    error = jnp.sqrt(jnp.maximum(jnp.sum(of_each**2) - 1 / count, 0))
+    return Along(points, log_w, estimators.Estimate(estimators.log_z(log_w).value, error), swarm.resampled)

@@ -125,7 +125,7 @@ def one(name: str, method: str, seed: int) -> dict:
     if method.startswith("CMCD"):
         sampler = family.sampler(run.params)
         along = resampling.along_path(jax.random.key(2000 + seed), sampler, target.log_density, EVALUATED)
-        last |= {"log_z_along": float(along.log_z.value), "resampled": along.resampled}
+        last |= {"log_z_along": float(along.log_z.value), "resampled": int(along.resampled)}
     if method.startswith("DDS"):
         last |= by_flow(family.sampler(run.params), target, jax.random.key(3000 + seed))
     return {"way": way, **last}

@@ -8,7 +8,17 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import LOG_Z, MIXTURE, PLACE, SAMPLERS, SHIFTED, normal_target, perturbed, shifted_normal_density
+from problems import (
+    LOG_Z,
+    MIXTURE,
+    PLACE,
+    SAMPLERS,
+    SHIFTED,
+    log_weights,
+    normal_target,
+    perturbed,
+    shifted_normal_density,
+)
 
 from dds import (
     estimators,
@@ -24,6 +34,7 @@ from dds import (
     resampling,
     schedules,
     storage,
+    targets,
     training,
 )
 from dds.types import Normal, Potentials, Sampler
@@ -321,11 +332,15 @@ def test_what_has_no_gradient_is_trained_by_losses_that_need_none():
 def test_resampling_along_the_path_keeps_the_normalising_constant(name, threshold):
     family, params = with_potentials(name)
     sampler = family.sampler(params)
-    run = jax.jit(jax.vmap(lambda key: resampling._along(key, sampler, SHIFTED.log_density, 200, threshold)[1:]))
-    log_w, first, resampled = run(jax.random.split(jax.random.key(0), 200))
-    estimates = jax.vmap(lambda w: estimators.log_z(w).value)(log_w)
-    estimate = estimators.log_z(estimates)
-    claimed = np.sqrt(np.mean([resampling._relative_variance(*pair) for pair in zip(log_w, first, strict=True)]))
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        return resampling.along_path(key, sampler, SHIFTED.log_density, 200, ess_threshold=threshold)
+
+    along = run(jax.random.split(jax.random.key(0), 200))
+    estimates, resampled = along.log_z.value, along.resampled
+    estimate, claimed = estimators.log_z(estimates), np.sqrt(np.mean(np.square(along.log_z.standard_error)))
     assert 0.85 < claimed / np.std(estimates) < 2  # it is too large where there was resampling
     assert abs(jnp.expm1(estimate.value - LOG_Z)) < 6 * estimate.standard_error < 0.1
     assert (resampled == 0).all() if threshold == 0 else (resampled >= 1).all()
@@ -344,6 +359,38 @@ def test_paths_that_leave_the_support_on_the_way_can_come_back():
         assert (along.points[jnp.isfinite(along.log_weights)] > 0).all()
         assert (along.resampled == 0) == (threshold == 0)
         assert abs(along.log_z.value - 0.5 * jnp.log(jnp.pi / 2)) < 5 * along.log_z.standard_error < 0.3
+
+
+def test_a_path_that_is_not_a_number_spoils_no_other():
+    # No control, but not a number beyond one: such a path has weight zero, whatever it does afterwards.
+    fractions = jnp.full(6, 0.2)
+    reference = references.ou(fractions, 1)
+    kernel = kernels.denoising(fractions, lambda y, k: jnp.where(y > 1, jnp.nan, 0))
+    potentials = Potentials(jnp.zeros(()), jnp.arange(5.0), lambda y, k: -jnp.sum(y**2) / 4)
+    sampler = Sampler(reference.start, reference, kernel, normal.standard(1), potentials)
+    density = partial(normal.log_density, normal.standard(1))
+    along = resampling.along_path(jax.random.key(0), sampler, density, 4000, ess_threshold=0.9)
+    plain = log_weights(jax.random.key(1), sampler, density, 4000)
+    share = float(jnp.isfinite(plain).mean())  # of the paths that stay below one, which have weight one
+    assert 0.3 < share < 0.8
+    assert along.resampled > 0
+    assert np.isfinite(along.points[jnp.isfinite(along.log_weights)]).all()
+    assert abs(jnp.exp(along.log_z.value) - share) < 0.05
+
+
+def test_langevin_steps_are_bounded_where_the_density_is_steep():
+    target, place = targets.many_well(32), Normal(jnp.zeros(32), jnp.array(2.0))
+
+    def finite(**options):
+        network, fractions = networks.mlp(32, jnp.zeros_like, width=4), schedules.constant(64, total=6.0)
+        family = families.cmcd(network, fractions, target.log_density, place, **options)
+        sampler = family.sampler(family.init(jax.random.key(0)))
+        return jnp.isfinite(log_weights(jax.random.key(1), sampler, target.log_density, 100)).mean()
+
+    assert finite() == 1
+    assert finite(score_clip=None) < 0.5
+    with pytest.raises(ValueError, match="score_clip must be positive or None"):
+        finite(score_clip=0.0)
 
 
 def test_without_resampling_it_is_importance_sampling():

@@ -40,6 +40,7 @@ EAGER = (
         "estimators.pareto_k",
         "learned.init",
         "networks.mlp",
+        "paths.potentials",
         "normal.standard",
         "paths.noise_size",
         "paths.steps",
@@ -139,6 +140,7 @@ def cases():
         "references.noise_levels": (references.noise_levels, (fractions,)),
         "kernels.control": (kernels.control, (x, y)),
         "kernels.drift": (kernels.drift, (x, y)),
+        "kernels.bounded": (lambda y: kernels.bounded(lambda y: -(y**3), 1.0)(y), (x,)),
         "kernels.denoising": (lambda b: first(kernels.denoising(b, zero_control)), (fractions,)),
         "kernels.path_integral": (lambda t: first(kernels.path_integral(t, zero_control)), (jnp.array([0.2, 0.5, 1]),)),
         "kernels.annealed": (
@@ -160,6 +162,7 @@ def cases():
         "learned.kernel": (lambda p: first(learned.kernel(unravel_learned(p), lambda z: -(z**3))), (flat_learned,)),
         "paths.noise_path": (lambda b, x: paths.noise_path(KEY, sampler_of(b), x), (fractions, x)),
         "paths.first_visit": (lambda b, e: paths.first_visit(sampler_of(b), e), (fractions, x)),
+        "paths.cut_noise": (lambda e: paths.cut_noise(e, sampler_of(fractions)), (jnp.linspace(-1, 1, 8),)),
         "paths.step": (one_step, (fractions, y)),
         "paths.step_rows": (lambda b: paths.step_rows(sampler_of(b))[0], (fractions,)),
         "paths.positions": (

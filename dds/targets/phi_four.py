@@ -1,11 +1,16 @@
 r"""The field of the theory called phi to the fourth on a chain: two phases, and walls between them that are rare."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dds.checks import require, require_shape, typed
 from dds.types import KeyArray, Scalar, State, Target
+
+_Function = Callable[[Any], Any]
 
 POINTS = 1000
 """The largest number of points of the grid that the truth is computed on."""
@@ -60,6 +65,12 @@ def phi_four(
     require(abs(field) < 2 / np.sqrt(27), "field", field, "of a size below 0.385, for two wells")
     stiffness, depth, field = float(beta * coupling * sites), float(beta / (coupling * sites)), float(field)
 
+    def bond(difference):
+        return -stiffness / 2 * difference**2
+
+    def potential(x):
+        return depth * ((1 - x**2) ** 2 / 4 + field * x)
+
     # To be `r` beyond the wells at one site costs at least the action of a continuous field, without a field of its own
     # sqrt(2) beta (r^2 + r^3 / 3); with one, wells move by less than 0.16. The step is a part of the width of what is
     # summed: in a well, or where a shallow potential has risen by a few units.
@@ -70,33 +81,7 @@ def phi_four(
     expected = f"nearer to {1 / sites:.3g}, or beta smaller, for a grid of at most {POINTS} points"
     require(points <= POINTS, "coupling", coupling, expected)
     grid = np.linspace(-width, width, points)
-    step = grid[1] - grid[0]
-
-    def bond(difference):
-        return -stiffness / 2 * difference**2
-
-    def potential(x):
-        return depth * ((1 - x**2) ** 2 / 4 + field * x)
-
-    # The trapezoidal rule, exact to rounding: a sum over a grid is the integral, wherever the grid begins.
-    bonds = np.exp(bond(np.subtract.outer(grid, grid)))
-    lowest = np.min(potential(grid))
-    roots = np.exp((lowest - potential(grid)) / 2)
-    values, vectors = np.linalg.eigh(step * roots[:, None] * bonds * roots[None, :])
-    ratios = np.clip(values / values[-1], 0, None)
-    log_largest = np.log(values[-1]) - lowest
-    if periodic:
-        log_z = sites * log_largest + np.log(np.sum(ratios**sites))
-    else:
-        between = vectors[points // 2] ** 2 @ ratios ** (sites + 1)
-        log_z = (sites + 1) * log_largest + np.log(between / step) + potential(0.0)
-
-    # The distribution of one site of a ring: the diagonal of the power of the matrix, between the points of the grid.
-    places = np.linspace(-width, width, 8_001)
-    half = np.exp(bond(np.subtract.outer(places, grid)) + (lowest - potential(places)[:, None]) / 2)
-    kept = ratios > 1e-16
-    density = (half @ (roots[:, None] * vectors[:, kept])) ** 2 @ ratios[kept] ** (sites - 2)
-    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    log_z, places, levels = _by_transfer(grid, bond, potential, sites, periodic)
 
     def log_density(x: State) -> Scalar:
         require_shape(x, sites)
@@ -107,36 +92,67 @@ def phi_four(
         first_key, key = jax.random.split(key)
         level = jax.random.uniform(first_key)
         if not periodic:
-            return bridge(key, jnp.zeros_like(level), sites)
-        levels = jnp.asarray(cumulative / cumulative[-1], level.dtype)
-        first = jnp.interp(level, levels, jnp.asarray(places, level.dtype))
-        return jnp.append(first, bridge(key, first, sites - 1))
+            return _bridge(key, jnp.zeros_like(level), sites, grid, bond, potential)
+        first = jnp.interp(level, jnp.asarray(levels, level.dtype), jnp.asarray(places, level.dtype))
+        return jnp.append(first, _bridge(key, first, sites - 1, grid, bond, potential))
 
-    def bridge(key: KeyArray, end: Scalar, count: int) -> State:
-        # The sites between two equal ends. Each has a grid of its own, moved by a random part of a step: sums over any
-        # of them are integrals, so a draw among its points is one of the density.
-        move_key, key = jax.random.split(key)
-        moves = step * jax.random.uniform(move_key, (count,), end.dtype)
-        nodes, matrix = jnp.asarray(grid, end.dtype), jnp.asarray(bonds, end.dtype)
+    return Target(sites, log_density, sample, log_z)
 
-        def back(later, move):
-            later_move, message = later
-            tilt = stiffness * (move - later_move) * nodes  # what the moves change in the bonds, but for a constant
-            largest = jnp.max(message + tilt)
-            passed = jnp.matmul(matrix, jnp.exp(message + tilt - largest), precision=jax.lax.Precision.HIGHEST)
-            message = jnp.log(passed) + largest - tilt - potential(nodes + move)
-            return (move, message), message
 
-        last = bond(nodes + moves[-1] - end) - potential(nodes + moves[-1])
-        _, messages = jax.lax.scan(back, (moves[-1], last), moves[:-1], reverse=True)
+def _by_transfer(grid: np.ndarray, bond: _Function, potential: _Function, sites: int, periodic: bool):
+    """Powers of the transfer matrix: log Z, and the distribution of one site of a ring, as a table.
 
-        def ahead(place, row):
-            move, message, key = row
-            here = nodes + move
-            chosen = here[jax.random.categorical(key, message + bond(here - place))]
-            return chosen, chosen
+    The trapezoidal rule, exact to rounding: a sum over a grid is the integral, wherever the grid begins.
+    """
+    step, middle = grid[1] - grid[0], len(grid) // 2
+    lowest = np.min(potential(grid))
+    roots = np.exp((lowest - potential(grid)) / 2)
+    bonds = np.exp(bond(np.subtract.outer(grid, grid)))
+    values, vectors = np.linalg.eigh(step * roots[:, None] * bonds * roots[None, :])
+    ratios = np.clip(values / values[-1], 0, None)
+    log_largest = np.log(values[-1]) - lowest
+    if periodic:
+        log_z = sites * log_largest + np.log(np.sum(ratios**sites))
+    else:
+        between = vectors[middle] ** 2 @ ratios ** (sites + 1)
+        log_z = (sites + 1) * log_largest + np.log(between / step) + potential(0.0)
 
-        rows = moves, jnp.concatenate([messages, last[None]]), jax.random.split(key, count)
-        return jax.lax.scan(ahead, end, rows)[1]
+    # The diagonal of the power of the matrix, between the points of the grid.
+    places = np.linspace(grid[0], grid[-1], 8_001)
+    half = np.exp(bond(np.subtract.outer(places, grid)) + (lowest - potential(places)[:, None]) / 2)
+    kept = ratios > 1e-16
+    density = (half @ (roots[:, None] * vectors[:, kept])) ** 2 @ ratios[kept] ** (sites - 2)
+    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(log_z), places, cumulative / cumulative[-1]
 
-    return Target(sites, log_density, sample, float(log_z))
+
+def _bridge(key: KeyArray, end: Scalar, count: int, grid: np.ndarray, bond: _Function, potential: _Function) -> State:
+    """Draws the sites between two equal ends, backward messages first.
+
+    Each site has a grid of its own, moved by a random part of a step: sums over any of them are integrals, so a draw
+    among its points is one of the density.
+    """
+    move_key, key = jax.random.split(key)
+    moves = (grid[1] - grid[0]) * jax.random.uniform(move_key, (count,), end.dtype)
+    nodes = jnp.asarray(grid, end.dtype)
+    matrix = jnp.asarray(np.exp(bond(np.subtract.outer(grid, grid))), end.dtype)
+
+    def back(later, move):
+        later_move, message = later
+        tilt = -2 * bond(1.0) * (move - later_move) * nodes  # what the moves change in the bonds, but for a constant
+        largest = jnp.max(message + tilt)
+        passed = jnp.matmul(matrix, jnp.exp(message + tilt - largest), precision=jax.lax.Precision.HIGHEST)
+        message = jnp.log(passed) + largest - tilt - potential(nodes + move)
+        return (move, message), message
+
+    last = bond(nodes + moves[-1] - end) - potential(nodes + moves[-1])
+    _, messages = jax.lax.scan(back, (moves[-1], last), moves[:-1], reverse=True)
+
+    def ahead(place, row):
+        move, message, key = row
+        here = nodes + move
+        chosen = here[jax.random.categorical(key, message + bond(here - place))]
+        return chosen, chosen
+
+    rows = moves, jnp.concatenate([messages, last[None]]), jax.random.split(key, count)
+    return jax.lax.scan(ahead, end, rows)[1]
