@@ -241,9 +241,9 @@ def one(name: str, method: str, seed: int) -> dict:
     return about | found | {"error": found["log_z"] - target.log_z, "cpu_seconds": round(time.process_time(), 1)}
 
 
-def run(name: str, method: str, seed: int) -> dict:
+def run(name: str, method: str, seed: int, *more: object, script: str = __file__) -> dict:
     """One run in a process of its own; its failure is a record, too."""
-    command = [sys.executable, __file__, "--one", name, method, str(seed)]
+    command = [sys.executable, script, "--one", name, method, str(seed), *map(str, more)]
     out = subprocess.run(command, capture_output=True, text=True)
     about = {"target": name, "method": method, "seed": seed}
     if out.returncode == 0:

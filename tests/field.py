@@ -10,7 +10,6 @@ end it writes `docs/field.md`, also from what is there so far (`--table`: only t
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,9 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from compare import row, run
 
 import dds
 from dds import (
+    distances,
     estimators,
     families,
     losses,
@@ -207,17 +208,9 @@ def coverage(target: Target, x: np.ndarray) -> float:
     if target.dim == 10:
         return float(np.std(x[:, 0]) / 3)
     if target.dim == 2:
-        bits = np.random.RandomState(0).randint(0, 2**32, 80, dtype=np.uint32)
-        means = 80 * ((bits & 0xFFFFFF) / 2**24 - 0.5).reshape(40, 2)
-        nearest = np.argmin(((x[:, None] - means) ** 2).sum(axis=-1), axis=1)
-        shares = np.bincount(nearest, minlength=40) / len(x)
-        return entropy(shares) / np.log(40)
+        return float(distances.entropic_coverage(distances.mode_shares(x, targets.forty_modes_means())))
     right = np.mean(x[:, ::2] > 0, axis=0)
-    return float(np.mean([entropy(np.array([p, 1 - p])) for p in right]) / np.log(2))
-
-
-def entropy(shares: np.ndarray) -> float:
-    return float(-np.sum(shares * np.log(np.maximum(shares, 1e-30))))
+    return float(np.mean([distances.entropic_coverage(np.array([p, 1 - p])) for p in right]))
 
 
 HEAD = f"""---
@@ -417,23 +410,6 @@ def picture(name: str, truth: float) -> str:
     return f'```python hide alt="{alt}"\ndraw("{name}", {truth:.6f})\n```'
 
 
-def row(texts: list[str]) -> str:
-    return f"| {' | '.join(texts)} |"
-
-
-def run(cell: tuple[str, str, int], cores: Queue) -> dict:
-    """One run in a process of its own, on a core of its own; its failure is a record, too."""
-    name, method, seed = cell
-    core = cores.get()
-    command = [sys.executable, __file__, "--one", name, method, str(seed), str(core)]
-    out = subprocess.run(command, capture_output=True, text=True)
-    cores.put(core)
-    about = {"target": name, "method": method, "seed": seed}
-    if out.returncode == 0:
-        return about | json.loads(out.stdout.splitlines()[-1])
-    return about | {"failed": (out.stderr.strip().splitlines() or [""])[-1] or f"status {out.returncode}"}
-
-
 def line(record: dict) -> str:
     begin = f"{record['target']:12s} {record['method']:26s} {record['seed']}"
     if "failed" in record:
@@ -447,7 +423,6 @@ if __name__ == "__main__":
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS, metavar="TARGET")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further run after so many")
     parser.add_argument("--table", action="store_true", help="write the table of what is there, and run nothing")
     parser.add_argument("--one", nargs=4, metavar=("TARGET", "METHOD", "SEED", "CORE"), help="one run, as JSON")
     arguments = parser.parse_args()
@@ -466,11 +441,14 @@ if __name__ == "__main__":
     for core in sorted(os.sched_getaffinity(0)):
         cores.put(core)
 
-    def in_its_time(cell: tuple[str, str, int]) -> dict | None:
-        return run(cell, cores) if time.monotonic() - started < 60 * arguments.minutes else None
+    def on_a_core(cell: tuple[str, str, int]) -> dict:
+        core = cores.get()
+        record = run(*cell, core, script=__file__)
+        cores.put(core)
+        return record
 
     with ThreadPoolExecutor(cores.qsize()) as pool:
-        for i, record in enumerate(filter(None, pool.map(in_its_time, waiting)), start=1):
+        for i, record in enumerate(pool.map(on_a_core, waiting), start=1):
             records.append(plain(record))
             path.write_text(json.dumps(records, indent=1) + "\n")
             left = (time.monotonic() - started) / i * (len(waiting) - i) / 60

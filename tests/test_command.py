@@ -17,6 +17,7 @@ from PIL import Image
 import dds
 from dds import plots
 from dds.cli import main as command
+from dds.cli import named
 
 SMALL = ["--steps", "8", "--noise", "2", "--updates", "50", "--batch", "30", "--samples", "200", "--width", "8"]
 KEYS = {
@@ -39,6 +40,15 @@ KEYS = {
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["dds", *map(str, arguments)])
     command.main()
+
+
+def test_every_named_target_is_found_and_named_in_the_help():
+    for name, entry in named.NAMED.items():
+        target, plane, _ = named.find_target(name, None, None)
+        assert np.isfinite(target.log_density(np.full(target.dim, 0.3, np.float32)))
+        assert (plane is None) == (entry.dim is None)
+        assert target.structure is None
+        assert name in str(command.run.__doc__)
 
 
 def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):

@@ -26,6 +26,13 @@ def test_cosine_is_the_authors_grid_without_its_empty_last_step():
     np.testing.assert_allclose(b / b[0], np.cos(phase) ** 4 / np.cos(phase[0]) ** 4, rtol=1e-4)
 
 
+def test_shapes_are_their_formulas():
+    k = np.arange(5) / 4
+    falls = {schedules.linear: 1 - 0.9 * k, schedules.exponential: 0.1**k}
+    for schedule, shape in falls.items():
+        np.testing.assert_allclose(schedule(5, total=1.5, last=0.1), 1.5 * shape / shape.sum(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("schedule", ALL)
 def test_dtype_follows_the_precision(schedule, precision):
     assert schedule(4, total=1.0).dtype == precision

@@ -46,6 +46,10 @@ NAMED = {
     "cox_process": Named(targets.cox_process),
     "many_well": Named(targets.many_well, 32),
     "forty_modes": Named(targets.forty_modes, 2),
+    "phi_four": Named(targets.phi_four),
+    "student_mixture": Named(targets.student_mixture),
+    "double_well_particles": Named(targets.double_well_particles),
+    "lennard_jones": Named(targets.lennard_jones),
 }
 
 
@@ -81,4 +85,5 @@ def find_target(name: str, dim: int | None, sigma: float | None) -> tuple[Target
 
 
 def _looked_for(target: Target, sigma: float | None) -> Target:
+    target = target._replace(structure=None)  # files and pictures are of points
     return target if sigma is None else target._replace(start=Normal(jnp.zeros(target.dim), jnp.array(float(sigma))))

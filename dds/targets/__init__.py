@@ -3,7 +3,7 @@
 from dds.targets.brownian import brownian, brownian_known_scales
 from dds.targets.cox import cox_process
 from dds.targets.custom import from_log_density, from_numpyro, from_prior
-from dds.targets.forty_modes import forty_modes
+from dds.targets.forty_modes import forty_modes, forty_modes_means
 from dds.targets.funnel import funnel
 from dds.targets.gaussian import gaussian, gaussian_mixture
 from dds.targets.logistic import german_credit, ionosphere, logistic_regression, sonar
@@ -19,6 +19,7 @@ __all__ = [
     "cox_process",
     "double_well_particles",
     "forty_modes",
+    "forty_modes_means",
     "from_log_density",
     "from_numpyro",
     "from_prior",
