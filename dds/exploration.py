@@ -96,7 +96,9 @@ def uncovered(
 
     A mode is not covered if most draws around it have weights far above the normalising constant. Its mass is that of
     Laplace's approximation, or the estimate of importance sampling with these draws, whichever is smaller: along a
-    ridge the curvature at the mode can make the mass look larger by orders.
+    ridge the curvature at the mode can make the mass look larger by orders. Where the modes that are covered have less
+    mass, so measured, than the normalising constant, as with heavy tails in many dimensions, those that are not covered
+    are taken to be larger by the same factor.
 
     Args:
         log_density: The log density, unnormalised.
@@ -134,6 +136,7 @@ def uncovered(
         excesses = np.median(np.where(np.isneginf(log_weights), -np.inf, weights), axis=1) - log_z
     estimates = np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=1) - np.log(AROUND)
     masses, missed = np.fmin(np.asarray(log_masses, np.float64), estimates), ~(excesses <= APART)
+    masses += max(log_z - np.logaddexp.reduce(masses[~missed]), 0.0) if (~missed).any() else 0.0
     total = np.logaddexp.reduce(np.append(masses[missed], log_z))
     return np.exp(np.where(missed, masses - total, -np.inf)) if np.isfinite(total) else np.zeros(len(points))
 

@@ -149,8 +149,9 @@ def importance(target: Target, found: Found) -> Recipe:
 def ladder(key: KeyArray, target: Target, found: Found) -> Iterator[Recipe]:
     """What to try where importance sampling does not do, the cheapest first.
 
-    The untrained sampler that follows the score, where it has a head start; and what `choose` makes of the target,
-    which is trained.
+    The untrained sampler that follows the score, where it has a head start; what `choose` makes of the target, which is
+    trained; and, where that trains along its own paths, which can miss parts of the target, a network trained on
+    tempered particles.
 
     Args:
         key: The random key.
@@ -167,15 +168,19 @@ def ladder(key: KeyArray, target: Target, found: Found) -> Iterator[Recipe]:
         ...     jax.random.key(0), target.log_density, starting_point(target)
         ... )
         >>> [recipe.updates for recipe in ladder(jax.random.key(1), target, found)]
-        [0, 500]
+        [0, 500, 3000]
     """
-    last = choose(key, target, found=found)
-    assert last.plan is not None
-    if last.plan.kind == "gates":
-        why = last.why.replace("gates on the score are enough", "nothing is trained")
-        yield build(last.plan._replace(numbers=last.plan.numbers._replace(updates=0), why=why), target)
-        last = last._replace(evaluations=(0, last.evaluations[1]))  # the choice is counted already
-    yield last
+    own_key, particles_key = split(key)
+    own = choose(own_key, target, found=found)
+    assert own.plan is not None
+    if own.plan.kind == "gates":
+        why = own.why.replace("gates on the score are enough", "nothing is trained")
+        yield build(own.plan._replace(numbers=own.plan.numbers._replace(updates=0), why=why), target)
+        own = own._replace(evaluations=(0, own.evaluations[1]))  # the choice is counted already
+    yield own
+    if own.plan.points is None and target.dim <= DENSE:
+        missed = found._replace(several_modes=True, finding="a sampler trained along its own paths does not do")
+        yield choose(particles_key, target, found=missed)
 
 
 @typed

@@ -249,12 +249,14 @@ def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: S
     def weigh(points: Array) -> Array:
         return jax.vmap(lambda x: log_density(x) - normal.log_density(fit, x))(points)
 
-    chosen = np.flatnonzero(exploration.uncovered(log_density, weigh, bound, found.modes) > np.exp(-RELEVANT))
+    shares = exploration.uncovered(log_density, weigh, bound, found.modes)
+    chosen = np.flatnonzero(shares > np.exp(-RELEVANT))
     if not chosen.size:
         return found
     points, scales, log_masses, counts, evaluations = found.modes
+    log_masses = jnp.log(jnp.asarray(shares, log_masses.dtype))
     others = Modes(points[chosen], scales[chosen], log_masses[chosen], counts[chosen], evaluations)
-    share = float(jnp.clip(jax.nn.sigmoid(bound - jax.nn.logsumexp(others.log_masses)), 1e-6, 1 - 1e-6))
+    share = float(np.clip(1 - shares.sum(), 1e-6, 1 - 1e-6))
     mixture = mixtures.join(modes.mixture(others), mixtures.of_normal(fit), share)
     place = mixtures.moments(mixture)
     prior = mixtures.pull(place, mixture._replace(freedom=freedom))

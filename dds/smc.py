@@ -176,7 +176,7 @@ def refine(
     count: int,
     *,
     mcmc_steps: int = 8,
-    ess_threshold: float = 0.5,
+    ess_threshold: float = 0.9,
     gradient: bool = True,
 ) -> Refined:
     r"""Turns a sampler's own paths into paths of the target, by tempering in their noise.

@@ -20,6 +20,7 @@ from dds import (
     modes,
     normal,
     paths,
+    recipes,
     remedies,
     sampling,
     search,
@@ -311,6 +312,30 @@ def test_uncovered_is_the_share_of_modes_on_either_side():
         np.testing.assert_allclose(
             exploration.uncovered(two_modes, weigh, LOG_Z + np.log(share), known), exact, atol=1e-3
         )
+
+
+def test_modes_with_heavy_tails_are_as_large_as_the_one_that_is_covered():
+    # In 50 dimensions Laplace's approximation sees e^-16 of each of them: what a normal fit sees is far more.
+    target = targets.student_mixture(50, modes=3)
+    start = recipes.starting_point(target)
+    found = modes.search(jax.random.key(0), target.log_density, start, starts=256)
+    assert len(found.points) == 3
+    assert np.all(np.asarray(found.log_masses) < -15)
+
+    def weigh(points):
+        alone = -1.5 * jnp.sum(jnp.log(2 + (points - found.points[:1]) ** 2), axis=1)
+        return jax.vmap(target.log_density)(points) - alone
+
+    shares = exploration.uncovered(target.log_density, weigh, -np.log(3.0), found)
+    np.testing.assert_allclose(shares, [0, 1 / 3, 1 / 3], atol=0.01)
+
+
+@pytest.mark.slow
+def test_a_search_keeps_modes_with_heavy_tails():
+    target = targets.student_mixture(50, modes=3)
+    found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
+    assert found.finding == "3 modes"
+    assert np.all(np.exp(np.asarray(found.prior.log_shares)) > 0.1)
 
 
 def test_a_mode_is_missed_where_weights_are_far_above_z():
