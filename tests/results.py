@@ -28,6 +28,8 @@ PUBLISHED = {
     "sonar": "ELBO -108.83",
     "german_credit": "ELBO -585.10",
     "seeds": "ELBO -73.418",
+    "rats": "",
+    "law_school": "",
     "brownian": "ELBO 1.118",
     "cox_process": "ELBO 497.85 (SMC), 486.77 (diffusion)",
     "many_well": "ELBO 162.84, EUBO 166.30",
@@ -60,8 +62,13 @@ Where it falls short:
   without meaning there.
 - The ELBO of a sampler that is not trained says little: a wide component that bounds the weights costs it dearly.
 """
-# Annealed importance sampling from a Laplace fit, with standard errors; the others are exact and known to the targets.
-TRUTH = {"cox_process": (501.79, 0.05), "ionosphere": (-111.610, 0.002), "sonar": (-108.382, 0.002)}
+# By importance sampling, annealed but for the law school; the others are exact and known to the targets.
+TRUTH = {
+    "cox_process": (501.79, 0.05),
+    "ionosphere": (-111.610, 0.002),
+    "sonar": (-108.382, 0.002),
+    "law_school": (-2493.7756, 0.0008),
+}
 
 
 def run(target: str, seed: int) -> dict[str, object]:

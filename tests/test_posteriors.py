@@ -18,7 +18,9 @@ from dds.targets import (
     cox_process,
     german_credit,
     ionosphere,
+    law_school,
     logistic_regression,
+    rats,
     seeds,
     sonar,
 )
@@ -157,6 +159,103 @@ def test_seeds_log_z_is_that_of_quadrature():
     assert seeds().log_z == pytest.approx(exact, abs=1e-6)
 
 
+def test_rats_density_is_that_of_scipy(precision):
+    weights, days = data("rats"), np.array([8.0, 15.0, 22.0, 29.0, 36.0])
+    assert (weights.shape, weights.sum()) == ((30, 5), 36398)
+    x = np.concatenate([[1.8, 2.7, -0.6, 240, 6], np.full(30, 240), np.full(30, 6)]) + points(65, 0.5)
+    exact = []
+    for log_sigma, log_levels, log_slopes, level, slope, *lines in x:
+        levels, slopes = np.array(lines[:30]), np.array(lines[30:])
+        exact.append(
+            scipy.stats.norm.logpdf([log_sigma, log_levels, log_slopes], 0, 2).sum()
+            + scipy.stats.norm.logpdf([level, slope], 0, 1000).sum()
+            + scipy.stats.norm.logpdf(levels, level, np.exp(log_levels)).sum()
+            + scipy.stats.norm.logpdf(slopes, slope, np.exp(log_slopes)).sum()
+            + scipy.stats.norm.logpdf(weights, levels[:, None] + slopes[:, None] * (days - 22), np.exp(log_sigma)).sum()
+        )
+    np.testing.assert_allclose(evaluate(rats(), x, precision), exact, rtol=TOLERANCE[precision])
+
+
+def rats_evidence(log_sigma, log_levels, log_slopes):
+    """Given the scales, least squares leave three numbers of noise, and the levels and slopes are normal."""
+    weights, days = data("rats"), np.arange(-14, 15, 7)
+    count, squares = len(weights), days @ days
+    lines = np.stack([weights.mean(axis=1), weights @ days / squares])
+    rest = np.sum((weights - lines[0][:, None] - np.outer(lines[1], days)) ** 2)
+    noise = -1.5 * count * np.log(2 * np.pi) - 3 * count * log_sigma - 0.5 * rest * np.exp(-2 * log_sigma)
+
+    def of_lines(values, log_spread, squares):
+        variance = np.exp(2 * log_spread) + np.exp(2 * log_sigma) / squares
+        within = -0.5 * (count - 1) * np.log(2 * np.pi * variance) - 0.5 * count * np.var(values) / variance
+        of_mean = scipy.stats.norm.logpdf(np.mean(values), 0, np.sqrt(1e6 + variance / count))
+        return within + of_mean - 0.5 * np.log(count) - 0.5 * count * np.log(squares)
+
+    return noise + of_lines(lines[0], log_levels, len(days)) + of_lines(lines[1], log_slopes, squares)
+
+
+def test_rats_log_z_is_that_of_quadrature():
+    days, count = np.arange(-14, 15, 7), 30
+    level, slope = (np.kron(np.eye(count), np.outer(part, part)) for part in (np.ones(5), days))
+    shared = 1e6 * (np.outer(np.ones(150), np.ones(150)) + np.outer(np.tile(days, count), np.tile(days, count)))
+    covariance = shared + np.exp(5.4) * level + np.exp(-1.2) * slope + np.exp(3.6) * np.eye(150)
+    exact = scipy.stats.multivariate_normal(np.zeros(150), covariance).logpdf(data("rats").ravel())
+    assert rats_evidence(1.8, 2.7, -0.6) == pytest.approx(exact, abs=1e-5)
+    # The trapezoidal rule, for the scale of the noise where it has its mass.
+    grid, of_noise = np.linspace(-14, 14, 225), np.linspace(0.5, 3, 61)
+    log_values = rats_evidence(of_noise[:, None, None], grid[:, None], grid)
+    for axis, values in enumerate((of_noise, grid, grid)):
+        log_values += scipy.stats.norm.logpdf(np.expand_dims(values, tuple({0, 1, 2} - {axis})), 0, 2)
+    volume = (of_noise[1] - of_noise[0]) * (grid[1] - grid[0]) ** 2
+    assert rats().log_z == pytest.approx(scipy.special.logsumexp(log_values) + np.log(volume), abs=1e-5)
+
+
+def law_school_log_density(x, nodes):
+    """The density of several points, by Gauss and Hermite's rule with so many nodes."""
+    answers, persons = data("law_school")[:, :-1], data("law_school")[:, -1]
+    abilities, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    slopes, intercepts = np.exp(x[:, :5]), x[:, 5:]
+    logits = (2 * answers - 1)[:, :, None] * (intercepts[:, :, None] + slopes[:, :, None] * abilities)[:, None]
+    patterns = np.exp(-np.logaddexp(0, -logits).sum(axis=2)) @ weights / weights.sum()
+    prior = scipy.stats.norm.logpdf(x, 0, np.repeat([1, 5], 5)).sum(axis=1)
+    return prior + np.log(patterns) @ persons
+
+
+def test_law_school_density_is_that_of_numpy(precision):
+    assert data("law_school").shape == (32, 6)
+    assert data("law_school")[:, -1].sum() == 1000
+    x = np.array([-0.3] * 5 + [2.8, 1.0, 0.2, 1.3, 2.1]) + points(10, 0.5)
+    exact = law_school_log_density(x, 150)
+    np.testing.assert_allclose(evaluate(law_school(), x, precision), exact, rtol=TOLERANCE[precision])
+
+
+@pytest.mark.slow
+def test_law_school_log_z_is_that_of_importance_sampling():
+    # Rounds of a Student-t distribution with the moments of the last.
+    rng = np.random.default_rng(0)
+    mean, factor, freedom = np.array([-0.3] * 5 + [2.8, 1.0, 0.2, 1.3, 2.1]), 0.4 * np.eye(10), 5
+    for count in (20_000, 40_000, 100_000):
+        proposal = scipy.stats.multivariate_t(mean, factor @ factor.T, df=freedom, seed=rng)
+        x = proposal.rvs(count)
+        parts = [law_school_log_density(part, 61) for part in np.array_split(x, count // 2000)]
+        log_weights = np.concatenate(parts) - proposal.logpdf(x)
+        shares = np.exp(log_weights - scipy.special.logsumexp(log_weights))
+        mean = shares @ x
+        factor = np.linalg.cholesky((x - mean).T @ ((x - mean) * shares[:, None]))
+    estimate, error = log_mean(log_weights)
+    assert error < 0.01
+    target = law_school()
+    assert abs(estimate - target.log_z) < 6 * np.hypot(error, target.log_z_error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [rats, law_school])
+def test_both_have_the_evidence_that_they_are_said_to_have(make):
+    target = make()
+    result = dds.sample(jax.random.key(0), target._replace(log_z=None))
+    assert abs(result.report.log_z - target.log_z) < 5 * result.report.log_z_standard_error < 0.05
+    assert result.verdict.startswith("Trust")
+
+
 def test_brownian_density_is_that_of_scipy(precision):
     observed = data("brownian")[:, 0]
     assert np.flatnonzero(np.isfinite(observed)).tolist() == SEEN.tolist()
@@ -261,7 +360,9 @@ def test_cox_process_needs_a_grid(grid):
         cox_process(grid)
 
 
-@pytest.mark.parametrize("target", [ionosphere, seeds, brownian, brownian_known_scales, lambda: cox_process(3)])
+@pytest.mark.parametrize(
+    "target", [ionosphere, seeds, rats, law_school, brownian, brownian_known_scales, lambda: cox_process(3)]
+)
 def test_points_of_another_dimension_are_refused(target):
     made = target()
     with pytest.raises(ValueError, match=f"the shape of x must be \\({made.dim},\\)"):

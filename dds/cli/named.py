@@ -42,6 +42,8 @@ NAMED = {
     "sonar": Named(targets.sonar),
     "german_credit": Named(targets.german_credit),
     "seeds": Named(targets.seeds),
+    "rats": Named(targets.rats),
+    "law_school": Named(targets.law_school),
     "brownian": Named(targets.brownian),
     "cox_process": Named(targets.cox_process),
     "many_well": Named(targets.many_well, 32),

@@ -6,10 +6,12 @@ from dds.targets.custom import from_log_density, from_numpyro, from_prior
 from dds.targets.forty_modes import forty_modes, forty_modes_means
 from dds.targets.funnel import funnel
 from dds.targets.gaussian import gaussian, gaussian_mixture
+from dds.targets.law_school import law_school
 from dds.targets.logistic import german_credit, ionosphere, logistic_regression, sonar
 from dds.targets.many_well import many_well
 from dds.targets.particles import double_well_particles, lennard_jones
 from dds.targets.phi_four import phi_four
+from dds.targets.rats import rats
 from dds.targets.seeds import seeds
 from dds.targets.student_mixture import student_mixture
 
@@ -28,10 +30,12 @@ __all__ = [
     "gaussian_mixture",
     "german_credit",
     "ionosphere",
+    "law_school",
     "lennard_jones",
     "logistic_regression",
     "many_well",
     "phi_four",
+    "rats",
     "seeds",
     "sonar",
     "student_mixture",
