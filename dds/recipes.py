@@ -172,13 +172,14 @@ def ladder(key: KeyArray, target: Target, found: Found) -> Iterator[Recipe]:
     """
     own_key, particles_key = split(key)
     own = choose(own_key, target, found=found)
-    assert own.plan is not None
-    if own.plan.kind == "gates":
+    plan = own.plan
+    assert plan is not None
+    if plan.kind == "gates":
         why = own.why.replace("gates on the score are enough", "nothing is trained")
-        yield build(own.plan._replace(numbers=own.plan.numbers._replace(updates=0), why=why), target)
+        yield build(plan._replace(numbers=plan.numbers._replace(updates=0), why=why), target)
         own = own._replace(evaluations=(0, own.evaluations[1]))  # the choice is counted already
     yield own
-    if own.plan.points is None and target.dim <= DENSE:
+    if plan.points is None and target.dim <= DENSE:
         missed = found._replace(several_modes=True, finding="a sampler trained along its own paths does not do")
         yield choose(particles_key, target, found=missed)
 

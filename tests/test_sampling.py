@@ -174,6 +174,18 @@ def test_a_sampler_that_finds_less_than_another_is_doubted(result):
 
 
 @pytest.mark.slow
+def test_what_no_path_of_its_own_finds_is_learned_from_particles():
+    # A continuum of modes: a normal fit covers none of it, and a sampler along its own paths finds one in a hundred.
+    target = dds.targets.double_well_particles()
+    assert target.log_z is not None
+    result = dds.sample(KEY, target._replace(log_z=None))
+    assert [tried.kind for tried in result.tried][-2:] == ["network", "modes"]
+    assert result.tried[-2].log_z < target.log_z - 1
+    assert abs(result.report.log_z - target.log_z) < 4 * result.report.log_z_standard_error < 0.6
+    assert result.verdict.startswith("Trust")
+
+
+@pytest.mark.slow
 def test_in_many_dimensions_modes_are_the_only_check():
     dim = modes.DENSE + 1
     means = jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(dim)[0])
