@@ -27,6 +27,9 @@ APART = 5.0
 AROUND = 16
 """The draws around a mode by which it is asked."""
 
+UNDERRATED = 0.6
+"""How far Laplace's approximation can be below the mass, in nats for each dimension: with Cauchy tails, log(pi) / 2."""
+
 COMPONENTS = 512
 """The most modes at which a sampler is checked, and so the most components of a mixture: fewer above 16 dimensions."""
 
@@ -98,7 +101,7 @@ def uncovered(
     Laplace's approximation, or the estimate of importance sampling with these draws, whichever is smaller: along a
     ridge the curvature at the mode can make the mass look larger by orders. Where the modes that are covered have less
     mass, so measured, than the normalising constant, as with heavy tails in many dimensions, those that are not covered
-    are taken to be larger by the same factor.
+    are taken to be larger by the same factor, up to what heavy tails can explain.
 
     Args:
         log_density: The log density, unnormalised.
@@ -136,7 +139,8 @@ def uncovered(
         excesses = np.median(np.where(np.isneginf(log_weights), -np.inf, weights), axis=1) - log_z
     estimates = np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=1) - np.log(AROUND)
     masses, missed = np.fmin(np.asarray(log_masses, np.float64), estimates), ~(excesses <= APART)
-    masses += max(log_z - np.logaddexp.reduce(masses[~missed]), 0.0) if (~missed).any() else 0.0
+    known = np.logaddexp.reduce(masses[~missed])
+    masses += np.clip(log_z - known, 0, UNDERRATED * points.shape[1]) if np.isfinite(known) else 0
     total = np.logaddexp.reduce(np.append(masses[missed], log_z))
     return np.exp(np.where(missed, masses - total, -np.inf)) if np.isfinite(total) else np.zeros(len(points))
 

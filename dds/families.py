@@ -9,6 +9,8 @@ r"""Families of samplers: what can be trained, each a choice of prior, reference
 | `learned` | OU, with a learned schedule and learned coordinates | learned, both ways | |
 | `importance` | none: no steps | none | |
 
+`with_mixture` gives any of them a learned mixture for its prior, `with_potentials` what trajectory balance asks for.
+
 One of your own is two functions, `init: key -> params` and `sampler: params -> Sampler`. The `coordinates` of each are
 where the target is like $\mathcal N(0, I)$ (`dds.coordinates`); the paper's $\sigma$ is their scale.
 """
@@ -27,6 +29,7 @@ from dds.types import (
     Family,
     KeyArray,
     LogDensity,
+    Mixture,
     Network,
     Normal,
     Params,
@@ -282,6 +285,52 @@ def importance(coordinates: Normal | Bijection, prior: Prior | None = None) -> F
     if prior is not None:
         sampler = sampler._replace(prior=prior)
     return Family(lambda key: (), lambda params: sampler)
+
+
+@typed
+def with_mixture(family: Family, mixture: Mixture) -> Family:
+    r"""A family with a mixture for its prior, which is learned with all the rest.
+
+    $$ p_0 = \sum_j \pi_j\, \mathcal T_\nu\bigl(m_j, S_j e^{2 \ell_j} S_j^\top\bigr), $$
+
+    with $m_j$ learned from the centres of the mixture on and $\ell_j$, one number for each coordinate, from zero. The
+    shares stay as they are, for a draw is no differentiable function of them.
+
+    Args:
+        family: The family.
+        mixture: The mixture to start from, in the coordinates of the family.
+
+    Returns:
+        The family, whose parameters are a dictionary: under "sampler" those of the family that was given.
+
+    Raises:
+        ValueError: If the mixture is not of the dimension of the family's states.
+
+    References:
+        Blessing, Jia and Neumann (2025), End-to-end learning of Gaussian mixture priors for diffusion samplers.
+
+    Example:
+        >>> from dds import mixtures, schedules
+        >>> plain = learned(
+        ...     lambda x: -x @ x, schedules.constant(4, total=2.0), 2, width=0
+        ... )
+        >>> family = with_mixture(plain, mixtures.of_normal(normal.standard(2)))
+        >>> family.sampler(family.init(jax.random.key(0))).prior.means.shape
+        (1, 2)
+    """
+
+    def init(key: KeyArray) -> Params:
+        log_stretches = jnp.zeros_like(mixture.means)
+        return {"sampler": family.init(key), "means": mixture.means, "log_stretches": log_stretches}
+
+    def sampler(params: Params) -> Sampler:
+        scales = mixture.scales * jnp.exp(params["log_stretches"])[:, None, :]
+        return family.sampler(params["sampler"])._replace(prior=mixture._replace(means=params["means"], scales=scales))
+
+    size = jax.eval_shape(lambda key: family.sampler(family.init(key)).reference.start.mean, jax.random.key(0)).size
+    came = mixture.means.shape[1]
+    require(came == size, "the dimension of mixture", came, f"{size}, that of the states of the family")
+    return Family(init, sampler)
 
 
 @typed

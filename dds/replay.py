@@ -6,7 +6,8 @@ arrays of fixed size, part of the state of training (`memory` of `dds.training.f
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,10 @@ from dds import devices, estimators, origins
 from dds.checks import require, typed
 from dds.losses import log_weight
 from dds.paths import retrace
-from dds.types import KeyArray, LogDensity, LossWithMemory, Sampler, Scalar
+from dds.types import KeyArray, LogDensity, LossWithMemory, Sampler, Scalar, State
+
+Points: TypeAlias = Float[Array, "count dim"]
+"""Points of a buffer."""
 
 
 class Buffer(NamedTuple):
@@ -120,8 +124,65 @@ def choose(key: KeyArray, buffer: Buffer, count: int, *, power: float = 1.0) -> 
 
 
 @typed
+def langevin(log_density: LogDensity, *, moves: int, step: float) -> Callable[[KeyArray, Points], Points]:
+    r"""Moves that leave the target as it is, for points of a buffer: a local search around them.
+
+    Metropolis-adjusted Langevin moves, $x' = x + \frac{h^2}{2} \nabla \log \gamma(x) + h\,\epsilon$.
+
+    Args:
+        log_density: The log density of the target.
+        moves: The number of moves, at least 1.
+        step: The step $h$, in the units of the points, positive: about the least standard deviation of a mode.
+
+    Returns:
+        A function of a random key and points.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    References:
+        Roberts and Tweedie (1996), Exponential convergence of Langevin distributions and their discrete approximations.
+
+    Example:
+        >>> move = langevin(lambda x: -(x @ x) / 2, moves=100, step=1.0)
+        >>> moved = move(jax.random.key(0), jnp.full((1000, 1), 5.0))
+        >>> abs(float(jnp.mean(moved))) < 0.2
+        True
+    """
+    require(moves >= 1, "moves", moves, "at least 1")
+    require(0 < step < float("inf"), "step", step, "positive and finite")
+    at = jax.value_and_grad(log_density)
+
+    def once(key: KeyArray, x: State, value: Scalar, score: State) -> tuple[State, Scalar, State]:
+        noise_key, accept_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, x.shape, x.dtype)
+        there = x + 0.5 * step**2 * score + step * noise
+        value_there, score_there = at(there)
+        back = (x - there - 0.5 * step**2 * score_there) / step
+        log_rate = value_there - value + 0.5 * (jnp.sum(noise**2) - jnp.sum(back**2))
+        # A rate that is not a number is no reason to go there.
+        accepted = jnp.log(jax.random.uniform(accept_key, dtype=x.dtype)) < log_rate
+        return jax.tree.map(partial(jnp.where, accepted), (there, value_there, score_there), (x, value, score))
+
+    def chain(key: KeyArray, x: State) -> State:
+        keys = jax.random.split(key, moves)
+        return jax.lax.scan(lambda carry, key: (once(key, *carry), None), (x, *at(x)), keys)[0][0]
+
+    def move(key: KeyArray, points: Points) -> Points:
+        return devices.share(chain)(jax.random.split(key, len(points)), points)
+
+    return move
+
+
+@typed
 def replayed(
-    loss: Callable[..., Scalar], *, log_density: LogDensity, paths: int, share: float = 0.5, power: float = 1.0
+    loss: Callable[..., Scalar],
+    *,
+    log_density: LogDensity,
+    paths: int,
+    share: float = 0.5,
+    power: float = 1.0,
+    move: Callable[[KeyArray, Points], Points] | None = None,
 ) -> LossWithMemory:
     """A loss over the sampler's own paths, which are added to a buffer, and over paths that end in points of it.
 
@@ -131,6 +192,7 @@ def replayed(
         paths: The number of paths, at least 2.
         share: The share of those that end in points of the buffer, in (0, 1).
         power: As in `choose`.
+        move: What is done to the points that were chosen, if anything: moves of `langevin`, or your own.
 
     Returns:
         The loss, for `dds.training.fit` with `memory` a `Buffer`.
@@ -140,7 +202,8 @@ def replayed(
 
     References:
         Sendera, Kim, Mittal, Lemos, Scimeca, Rector-Brooks, Adam, Bengio and Malkin (2024), Improved off-policy
-        training of diffusion samplers, for the buffer; there drawn from by the density, here by the weights.
+        training of diffusion samplers, for the buffer and the moves; there drawn from by the density, here by the
+        weights.
 
     Example:
         >>> from dds import families, losses, normal
@@ -157,9 +220,10 @@ def replayed(
     require(0 <= power < float("inf"), "power", power, "at least 0 and finite")
 
     def run(sampler: Sampler, key: KeyArray, buffer: Buffer) -> tuple[Scalar, Buffer]:
-        own_key, choose_key, noise_key = jax.random.split(key, 3)
+        own_key, choose_key, move_key, noise_key = jax.random.split(key, 4)
         fresh = origins.own(sampler, own_key, paths - old)
-        again = origins.back_from(sampler, noise_key, choose(choose_key, buffer, old, power=power))
+        points = choose(choose_key, buffer, old, power=power)
+        again = origins.back_from(sampler, noise_key, points if move is None else move(move_key, points))
         states = jax.lax.stop_gradient(jnp.concatenate([fresh, again]))
         value = loss(sampler, key, log_density=log_density, paths=paths, origin=lambda *_: states)
         ends = _ends(sampler, states[: paths - old], log_density)

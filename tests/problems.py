@@ -7,7 +7,7 @@ from jax.flatten_util import ravel_pytree
 
 from dds import conditional, families, losses, mixtures, networks, normal, paths, schedules
 from dds.targets import gaussian_mixture
-from dds.types import Normal, Target
+from dds.types import Mixture, Normal, Target
 
 MIXTURE = gaussian_mixture(jnp.array([[-1.0, 0.5], [1.0, -0.3]]), jnp.array([0.8, 1.1]), jnp.array([1.0, 2.0]))
 LOG_Z = 5.5
@@ -43,6 +43,16 @@ def _learned(log_density, place):
     return families.learned(log_density, schedules.linear(STEPS, total=1.5), place, width=8)
 
 
+def _with_mixture(log_density, place):
+    plain = families.learned(log_density, schedules.linear(STEPS, total=1.5), place, width=8)
+    means = jnp.array([[-0.8, 0.0], [1.0, 0.3]])
+    scales = jnp.stack([jnp.eye(2), jnp.array([[0.7, 0.0], [0.2, 1.1]])])
+    freedom = jnp.asarray(5.0)
+    shares = jnp.log(jnp.array([0.3, 0.7]))
+    mixture = jax.tree.map(lambda leaf: leaf.astype(place.mean.dtype), Mixture(shares, means, scales, freedom))
+    return families.with_mixture(plain, mixture)
+
+
 def _conditional(log_density, place):
     return families.importance(conditional.bijection(log_density, place, (0,)))
 
@@ -54,6 +64,7 @@ SAMPLERS = {
     "underdamped": _underdamped,
     "cmcd": _cmcd,
     "learned": _learned,
+    "mixture": _with_mixture,
     "importance": lambda log_density, place: families.importance(place),
     "conditional": _conditional,
 }

@@ -280,6 +280,47 @@ def test_weights_in_a_buffer_are_those_of_its_points():
     assert estimators.log_z(buffer.log_weights).value == pytest.approx(LOG_Z, abs=0.05)
 
 
+@pytest.mark.parametrize("step", [0.5, 2.0])
+def test_langevin_moves_leave_the_target_as_it_is(float64, step):
+    # So long a step is refused most of the time: without that the points would be spread too wide.
+    points = jax.vmap(MIXTURE.sample)(jax.random.split(jax.random.key(0), 40_000)).astype(float)
+    moved = np.asarray(jax.jit(replay.langevin(MIXTURE.log_density, moves=5, step=step))(jax.random.key(1), points))
+    stayed = np.mean(np.all(moved == np.asarray(points), axis=1))
+    assert stayed < 0.02 if step == 0.5 else 0.02 < stayed < 0.9
+    for power in (1, 2, 3):
+        before, after = np.asarray(points) ** power, moved**power
+        error = np.sqrt((before.var(axis=0) + after.var(axis=0)) / 40_000)
+        assert np.all(np.abs(after.mean(axis=0) - before.mean(axis=0)) < 5 * error)
+
+
+def test_langevin_moves_do_not_leave_the_support():
+    def half(x):
+        return jnp.where(x[0] > 0, -0.5 * x[0] ** 2, jnp.nan)
+
+    points = jnp.linspace(0.01, 0.1, 1000)[:, None]
+    moved = jax.jit(replay.langevin(half, moves=30, step=1.0))(jax.random.key(0), points)
+    assert np.all(moved > 0)
+    assert np.mean(moved) == pytest.approx(np.sqrt(2 / np.pi), abs=5 * 0.6 / np.sqrt(1000))
+    for argument, message in (({"moves": 0}, "moves must be"), ({"step": 0.0}, "step must be positive and finite")):
+        with pytest.raises(ValueError, match=message):
+            replay.langevin(half, **({"moves": 1, "step": 1.0} | argument))
+
+
+def test_points_of_a_buffer_are_moved_before_they_are_noised():
+    family, params = with_potentials("dds")
+    sampler, ends = family.sampler(params), []
+    buffer = replay.start(jax.random.key(1), sampler, SHIFTED.log_density, 32)
+
+    def loss(sampler, key, *, log_density, paths, origin):
+        ends.append(jax.vmap(partial(normal.reparameterise, sampler.coordinates))(origin()[-8:, -1]))
+        return jnp.zeros(())
+
+    for shift in (None, lambda key, points: points + 100):
+        both = replay.replayed(loss, log_density=SHIFTED.log_density, paths=16, move=shift)
+        both(sampler, jax.random.key(2), buffer)
+    np.testing.assert_allclose(ends[1], ends[0] + 100, rtol=1e-5)
+
+
 def replayed_training(updates, **options):
     family = families.with_potentials(SAMPLERS["dds"](SHIFTED.log_density, PLACE), SHIFTED.log_density)
     first = family.sampler(family.init(jax.random.key(0)))

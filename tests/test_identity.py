@@ -8,6 +8,7 @@ import scipy.stats
 from problems import LOG_Z, MIXTURE, PLACE, SAMPLERS, SHIFTED, log_weights, perturbed, sampler_of
 
 from dds import estimators, losses, normal, paths
+from dds.types import Normal
 
 NAMES = list(SAMPLERS)
 
@@ -53,7 +54,7 @@ def test_retracing_a_path_gives_its_weight(precision, name, way):
     assert one == pytest.approx(float(other), abs=1e-4 if precision == "float32" else 1e-10)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "mixture"])
 def test_the_untrained_sampler_of_its_own_coordinates_gives_every_path_the_same_weight(precision, name):
     place = jax.tree.map(lambda x: x.astype(float), PLACE)
 
@@ -84,13 +85,24 @@ def kernel_at(sampler, k, y):
     return sampler.kernel.apply(y, jax.tree.map(lambda row: row[k], sampler.kernel.rows))
 
 
+def log_prior(prior, y):
+    if isinstance(prior, Normal):
+        return scipy.stats.norm.logpdf(y, np.asarray(prior.mean), np.asarray(prior.scale)).sum()
+    parts = zip(np.exp(prior.log_shares), np.asarray(prior.means), np.asarray(prior.scales), strict=True)
+    densities = (
+        share * scipy.stats.multivariate_t(mean, scale @ scale.T, df=float(prior.freedom)).pdf(y)
+        for share, mean, scale in parts
+    )
+    return np.log(sum(densities))
+
+
 def by_definition(name, sampler, path):
     """The weight with the explicit densities of the states, by SciPy: nothing of innovations or of the reference."""
     y, steps = np.asarray(path.states), paths.steps(sampler)
     times = np.arange(1, steps + 2) / (steps + 1)
     jacobian = jax.jacobian(lambda y: normal.bijection(sampler.coordinates).forward(y)[0])(path.states[-1])
     total = SHIFTED.log_density(path.x) + np.linalg.slogdet(jacobian)[1]
-    total -= scipy.stats.norm.logpdf(y[0], 0, np.asarray(sampler.prior.scale)).sum()
+    total -= log_prior(sampler.prior, y[0])
     for k in range(steps):
         forward, after = kernel_at(sampler, k, path.states[k]), kernel_at(sampler, k + 1, path.states[k + 1])
         if name == "pis":

@@ -330,6 +330,16 @@ def test_modes_with_heavy_tails_are_as_large_as_the_one_that_is_covered():
     np.testing.assert_allclose(shares, [0, 1 / 3, 1 / 3], atol=0.01)
 
 
+def test_modes_are_not_taken_to_be_larger_than_heavy_tails_make_them():
+    known = both_modes()._replace(log_masses=jnp.array([LOG_Z - 30, LOG_Z - 20]))
+
+    def weigh(points):
+        return LOG_Z + jnp.where(points[:, 0] < 0, 0.0, 10.0)
+
+    shares = exploration.uncovered(two_modes, weigh, LOG_Z, known)
+    np.testing.assert_allclose(shares, [0, np.exp(-20 + 3 * exploration.UNDERRATED)], rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_a_search_keeps_modes_with_heavy_tails():
     target = targets.student_mixture(50, modes=3)

@@ -21,6 +21,7 @@ from dds import (
     kernels,
     learned,
     losses,
+    mixtures,
     networks,
     normal,
     paths,
@@ -122,9 +123,15 @@ def cases():
         potentials = family.sampler(unravel(parameters)).potentials
         return potentials.log_z, potentials.apply(y, jax.tree.map(lambda row: row[1], potentials.rows))
 
+    def prior(parameters, y):
+        family = SAMPLERS["mixture"](target.log_density, other)
+        _, unravel = jax.flatten_util.ravel_pytree(family.init(KEY))
+        return mixtures.log_density(family.sampler(unravel(parameters)).prior, y)
+
     guess = jnp.array([0.4, -0.3, 0.8])
     family = families.with_potentials(SAMPLERS["dds"](target.log_density, other), target.log_density)
     flat_guess = jax.flatten_util.ravel_pytree(perturbed(family))[0]
+    flat_prior = jax.flatten_util.ravel_pytree(perturbed(SAMPLERS["mixture"](target.log_density, other)))[0]
 
     return {
         "normal.reparameterise": (normal.reparameterise, (distribution, x)),
@@ -198,6 +205,7 @@ def cases():
         "losses.log_weights_along": (along, (states, fractions, guess)),
         "losses.trajectory_balance": balance("trajectory_balance"),
         "losses.sub_trajectory_balance": balance("sub_trajectory_balance"),
+        "families.with_mixture": (prior, (flat_prior, y)),
         "families.with_potentials": (potential, (flat_guess, y)),
         "paths.end_potential": (
             lambda b, y: paths.end_potential(sampler_of(b), y, target.log_density),
