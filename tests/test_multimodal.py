@@ -7,7 +7,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from dds.targets import forty_modes, many_well
+from dds.targets import double_wells, forty_modes, many_well
 
 FORTY_SCALE = np.log1p(np.exp(1.0))
 
@@ -69,6 +69,54 @@ def test_many_well_sampler_follows_the_density():
 def test_many_well_needs_pairs(dim):
     with pytest.raises(ValueError, match=f"dim must be even and at least 2, got {dim}"):
         many_well(dim)
+
+
+@pytest.mark.parametrize(
+    ("dim", "wells", "separation"), [(5, 5, 4.0), (7, 3, 2.0), (2, 0, 1.0), (3, 2, 0.0), (1, 1, 100.0)]
+)
+def test_double_wells_are_their_formula(precision, dim, wells, separation):
+    def well(x):
+        return np.exp(-((x**2 - separation) ** 2))
+
+    target = double_wells(dim, wells, separation=separation)
+    x = np.random.default_rng(0).normal(size=(20, dim)) + np.sqrt(separation)
+    ours = jax.jit(jax.vmap(target.log_density))(x.astype(precision))
+    exact = [sum(-((a**2 - separation) ** 2) for a in p[:wells]) - 0.5 * p[wells:] @ p[wells:] for p in x]
+    tolerance = {"float32": 2e-5, "float64": 1e-12}[precision]
+    assert ours.dtype == precision
+    np.testing.assert_allclose(ours, exact, rtol=tolerance, atol=100 * tolerance)
+    root = np.sqrt(separation)
+    pieces = [root + shift for shift in (-1.0, -0.3, 0.0, 0.3, 1.0) if root + shift > 0]
+    half = sum(scipy.integrate.quad(well, *ends, epsabs=0)[0] for ends in pairwise([0.0, *pieces, root + 4]))
+    total = wells * np.log(2 * half) + 0.5 * (dim - wells) * np.log(2 * np.pi)
+    assert target.log_z == pytest.approx(total, abs=1e-9)
+
+
+def test_double_wells_sampler_follows_the_density():
+    x = draws(double_wells(4, 3), 40_000)
+    grid = np.linspace(-3, 3, 301)
+
+    def well(x):
+        return np.exp(-((x**2 - 2) ** 2))
+
+    pieces = np.cumsum([scipy.integrate.quad(well, *ends)[0] for ends in pairwise([-6, *grid])])
+    for column in x[:, :3].T:
+        assert scipy.stats.kstest(column, lambda x: np.interp(x, grid, pieces / pieces[-1])).pvalue > 1e-6
+    assert scipy.stats.kstest(x[:, 3], "norm").pvalue > 1e-6
+    assert np.abs(np.corrcoef(x.T) - np.eye(4)).max() < 6 / np.sqrt(len(x))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"dim": 0}, "dim must be at least 1, got 0"),
+        ({"wells": 6}, "wells must be from 0 to 5, got 6"),
+        ({"separation": -1.0}, "separation must be from 0 to 100, got -1"),
+    ],
+)
+def test_double_wells_say_what_is_wrong(argument, message):
+    with pytest.raises(ValueError, match=message):
+        double_wells(**({"dim": 5} | argument))
 
 
 def forty_means(dim):

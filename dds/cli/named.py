@@ -47,6 +47,7 @@ NAMED = {
     "brownian": Named(targets.brownian),
     "cox_process": Named(targets.cox_process),
     "many_well": Named(targets.many_well, 32),
+    "double_wells": Named(targets.double_wells),
     "forty_modes": Named(targets.forty_modes, 2),
     "phi_four": Named(targets.phi_four),
     "student_mixture": Named(targets.student_mixture),

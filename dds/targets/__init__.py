@@ -8,7 +8,7 @@ from dds.targets.funnel import funnel
 from dds.targets.gaussian import gaussian, gaussian_mixture
 from dds.targets.law_school import law_school
 from dds.targets.logistic import german_credit, ionosphere, logistic_regression, sonar
-from dds.targets.many_well import many_well
+from dds.targets.many_well import double_wells, many_well
 from dds.targets.particles import double_well_particles, lennard_jones
 from dds.targets.phi_four import phi_four
 from dds.targets.rats import rats
@@ -20,6 +20,7 @@ __all__ = [
     "brownian_known_scales",
     "cox_process",
     "double_well_particles",
+    "double_wells",
     "forty_modes",
     "forty_modes_means",
     "from_log_density",
