@@ -20,7 +20,8 @@ def rats() -> Target:
 
     $$ \begin{aligned}
     y_{ij} &\sim \mathcal N\bigl(\alpha_i + \beta_i\,(t_j - 22),\ \sigma^2\bigr), \\
-    \alpha_i &\sim \mathcal N(\mu_\alpha, \tau_\alpha^2), \qquad \beta_i \sim \mathcal N(\mu_\beta, \tau_\beta^2),
+    \alpha_i &\sim \mathcal N(\mu_\alpha, \tau_\alpha^2), \\
+    \beta_i &\sim \mathcal N(\mu_\beta, \tau_\beta^2),
     \end{aligned} $$
 
     with $\mu_\alpha, \mu_\beta \sim \mathcal N(0, 1000^2)$ and the logarithms of $\sigma$, $\tau_\alpha$ and
