@@ -346,8 +346,7 @@ def trajectory_balance(
         ...     return normal.log_density(normal.standard(2), x) + 3
         >>> plain = families.importance(normal.standard(2))
         >>> family = families.with_potentials(plain, log_density)
-        >>> params = family.init(jax.random.key(0)) | {"log_z": jnp.zeros(())}
-        >>> sampler = family.sampler(params)
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
         >>> float(
         ...     trajectory_balance(
         ...         sampler, jax.random.key(1), log_density=log_density, paths=10

@@ -242,7 +242,8 @@ NOTES = """
   diverges: its gradient goes through all steps, and the scores of narrow modes, in coordinates as wide as these, are
   too steep for that. CMCD diverges there by two of three losses: its Langevin steps have one length for all targets.
 - Trajectory balance starts from a guess of 0 for log Z. On the many-well density, with log Z of 164.7, CMCD does not
-  recover from that within these updates.
+  recover from that within these updates. A guess from the weights of the untrained sampler was tried, and is no cure:
+  it is far above what its typical path has, and underdamped DDS diverged.
 - The buffer makes little difference where the start reaches all modes.
 - On the funnel all samplers with fixed noise leave out the mouth: a coverage near 0.5, and a huge EUBO. The probability
   flow of DDS agrees with its paths to some hundredths there, and both are wrong.

@@ -106,22 +106,6 @@ def test_potentials_are_those_of_the_annealed_target(float64, name):
         assert along[k] == pytest.approx(float(weight), rel=1e-9)
 
 
-def test_the_first_guess_is_that_of_paths_of_the_untrained_sampler():
-    family = families.with_potentials(SAMPLERS["cmcd"](SHIFTED.log_density, PLACE), SHIFTED.log_density)
-    params = family.init(jax.random.key(0))
-    assert params["log_z"] == pytest.approx(LOG_Z, abs=0.5)
-    shares = 1 - np.arange(1, len(params["offsets"]) + 1) / (len(params["offsets"]) + 1)
-    np.testing.assert_allclose(params["offsets"], shares * params["log_z"], rtol=1e-6)
-    # Where no path meets the target nothing is guessed, and a path without a weight says nothing.
-    for value, guess in ((-jnp.inf, 0.0), (jnp.nan, 0.0)):
-        family = families.with_potentials(families.importance(normal.standard(1)), lambda x, value=value: value + x[0])
-        assert family.init(jax.random.key(0))["log_z"] == guess
-    half = families.importance(normal.standard(1))
-    family = families.with_potentials(half, lambda x: jnp.where(x[0] > 0, -0.5 * x[0] ** 2 + 7, jnp.nan))
-    exact = 7 + 0.5 * np.log(np.pi / 2)
-    assert family.init(jax.random.key(0))["log_z"] == pytest.approx(exact, abs=0.3)
-
-
 @pytest.mark.parametrize("name", ["cmcd", "conditional"])
 def test_a_guess_of_log_z_and_potentials_change_no_path_and_no_weight(name):
     family, params = with_potentials(name)
