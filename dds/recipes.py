@@ -1,8 +1,8 @@
 """Recipes: what is trained, by which loss, how long and why; and the choice of those that suit a target.
 
-A recipe is data. `importance` and `ladder` give those to be tried on a target; `choose` the last of them, which is
-trained; `build` makes one of a `Plan`, which is all of a recipe but the functions, and can be saved. One of your own is
-a `Recipe` of your own functions.
+A recipe is data. `importance` and `ladder` give those to be tried on a target; `choose` one that is trained; `build`
+makes one of a `Plan`, which is all of a recipe but the functions, and can be saved. One of your own is a `Recipe` of
+your own functions.
 """
 
 import os

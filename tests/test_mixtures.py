@@ -291,3 +291,19 @@ def test_a_heavy_tail_bounds_the_weights_of_a_normal_target():
     target = scipy.stats.multivariate_normal(np.zeros(2), 1.69).logpdf(along)
     proposal = scipy.stats.multivariate_t(np.array([1.0, -1.0]), 0.64 * np.eye(2), df=4).logpdf(along)
     assert 1 < ratio.max() < 1.001 * np.exp(np.max(target - proposal))
+
+
+def test_a_learned_prior_is_stretched_along_the_columns_of_its_factors():
+    mixture = mixture_of(np.inf)
+    family = families.with_mixture(families.importance(normal.standard(2)), mixture)
+    params = family.init(jax.random.key(0))
+    for one, other in zip(family.sampler(params).prior, mixture, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    stretches = np.random.default_rng(0).normal(size=(3, 2))
+    moved = family.sampler(params | {"log_stretches": jnp.asarray(stretches), "means": mixture.means + 1}).prior
+    for scale, factor, log_stretch in zip(moved.scales, FACTORS, stretches, strict=True):
+        exact = factor @ np.diag(np.exp(2 * log_stretch)) @ factor.T
+        np.testing.assert_allclose(scale @ scale.T, exact, rtol=1e-4)
+    np.testing.assert_allclose(moved.means, MEANS + 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="the dimension of mixture must be 3, that of the states of the family, got 2"):
+        families.with_mixture(families.importance(normal.standard(3)), mixture)

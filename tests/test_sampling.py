@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 import dds
-from dds import estimators, evaluation, exploration, modes, recipes, results, sampling, search, training
+from dds import (
+    estimators,
+    evaluation,
+    exploration,
+    mixtures,
+    modes,
+    normal,
+    recipes,
+    results,
+    sampling,
+    search,
+    training,
+)
 from dds.results import Goal
 from dds.types import Normal, Target
 
@@ -171,6 +183,26 @@ def test_a_sampler_that_finds_less_than_another_is_doubted(result):
     # What has no estimate of its own accuses nobody.
     broken = with_report(result, log_z=result.report.log_z + 1, samples=5.0)
     assert sampling.beside([result, broken])[0].report.log_z_of_another is None
+
+
+def test_the_ladder_ends_with_particles_where_there_are_any(monkeypatch):
+    asked = []
+
+    def choose(key, target, *, found):
+        asked.append(found.several_modes)
+        points = jnp.zeros((4, target.dim)) if found.several_modes else None
+        plan = recipes.Plan("network", "", recipes.DEFAULTS["network"], normal.standard(target.dim), points)
+        return recipes.build(plan, target)
+
+    monkeypatch.setattr(recipes, "choose", choose)
+    for dim, several, expected in ((2, False, [False, True]), (2, True, [True]), (modes.DENSE + 1, False, [False])):
+        target = Target(dim, lambda x: -jnp.sum(x**2) / 2)
+        none = search.Found(
+            normal.standard(dim), mixtures.of_normal(normal.standard(2)), (), 0.0, True, modes.none(2), several, "", 0
+        )
+        assert len(list(recipes.ladder(KEY, target, none))) == len(expected)
+        assert asked == expected
+        asked.clear()
 
 
 @pytest.mark.slow

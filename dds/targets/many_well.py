@@ -1,13 +1,15 @@
 r"""Copies of a double well: modes in the number of two to the power of the copies, whose weights are all known."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dds.checks import require, require_shape, typed
+from dds.targets._table import tabulated
 from dds.types import KeyArray, Normal, Scalar, State, Target
+
+POINTS = 16_001
+"""The points of the tables."""
 
 
 @typed
@@ -41,7 +43,8 @@ def many_well(dim: int = 32) -> Target:
     """
     require(dim >= 2 and dim % 2 == 0, "dim", dim, "even and at least 2")
     copies = dim // 2
-    log_z, draw = _table(_log_well, 4.0)
+    grid = np.linspace(-4, 4, POINTS)
+    integral, draw = tabulated(grid, np.exp(_log_well(grid)))
 
     def log_density(x: State) -> Scalar:
         require_shape(x, dim)
@@ -51,7 +54,7 @@ def many_well(dim: int = 32) -> Target:
         level_key, noise_key = jax.random.split(key)
         return jnp.stack([draw(level_key, copies), jax.random.normal(noise_key, (copies,))], axis=1).ravel()
 
-    log_z = copies * (log_z + 0.5 * np.log(2 * np.pi))
+    log_z = copies * (np.log(integral) + 0.5 * np.log(2 * np.pi))
     return Target(dim, log_density, sample, float(log_z), start=Normal(jnp.zeros(dim), jnp.array(2.0)))
 
 
@@ -87,7 +90,8 @@ def double_wells(dim: int = 50, wells: int = 5, *, separation: float = 2.0) -> T
     require(dim >= 1, "dim", dim, "at least 1")
     require(0 <= wells <= dim, "wells", wells, f"from 0 to {dim}")
     require(0 <= separation <= 100, "separation", separation, "from 0 to 100")
-    log_z, draw = _table(lambda x: -((x**2 - separation) ** 2), separation**0.5 + 4.0)
+    grid = np.linspace(-1, 1, POINTS) * (separation**0.5 + 4)
+    integral, draw = tabulated(grid, np.exp(-((grid**2 - separation) ** 2)))
 
     def log_density(x: State) -> Scalar:
         require_shape(x, dim)
@@ -97,25 +101,10 @@ def double_wells(dim: int = 50, wells: int = 5, *, separation: float = 2.0) -> T
         level_key, noise_key = jax.random.split(key)
         return jnp.concatenate([draw(level_key, wells), jax.random.normal(noise_key, (dim - wells,))])
 
-    log_z = wells * log_z + 0.5 * (dim - wells) * np.log(2 * np.pi)
+    log_z = wells * np.log(integral) + 0.5 * (dim - wells) * np.log(2 * np.pi)
     scale = jnp.array(1.0 + separation**0.5)
     return Target(dim, log_density, sample, float(log_z), start=Normal(jnp.zeros(dim), scale))
 
 
 def _log_well(x):
     return -(x**4) + 6 * x**2 + 0.5 * x
-
-
-def _table(log_density: Callable[[np.ndarray], np.ndarray], end: float):
-    """The log integral of a density on the line, and its draws by a table of the distribution function."""
-    # The trapezoidal rule: exact to rounding for a smooth function that vanishes at both ends.
-    grid = np.linspace(-end, end, 16_001)
-    density = np.exp(log_density(grid))
-    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)]) * (grid[1] - grid[0])
-
-    def draw(key: KeyArray, count: int) -> State:
-        level = jax.random.uniform(key, (count,))
-        levels, places = jnp.asarray(cumulative / cumulative[-1], level.dtype), jnp.asarray(grid, level.dtype)
-        return jnp.interp(level, levels, places)
-
-    return float(np.log(cumulative[-1])), draw

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dds.checks import require, require_shape, typed
+from dds.targets._table import tabulated
 from dds.types import KeyArray, Scalar, State, Target
 
 _Function = Callable[[Any], Any]
@@ -81,7 +82,7 @@ def phi_four(
     expected = f"nearer to {1 / sites:.3g}, or beta smaller, for a grid of at most {POINTS} points"
     require(points <= POINTS, "coupling", coupling, expected)
     grid = np.linspace(-width, width, points)
-    log_z, places, levels = _by_transfer(grid, bond, potential, sites, periodic)
+    log_z, draw = _by_transfer(grid, bond, potential, sites, periodic)
 
     def log_density(x: State) -> Scalar:
         require_shape(x, sites)
@@ -90,17 +91,16 @@ def phi_four(
 
     def sample(key: KeyArray) -> State:
         first_key, key = jax.random.split(key)
-        level = jax.random.uniform(first_key)
         if not periodic:
-            return _bridge(key, jnp.zeros_like(level), sites, grid, bond, potential)
-        first = jnp.interp(level, jnp.asarray(levels, level.dtype), jnp.asarray(places, level.dtype))
+            return _bridge(key, jnp.zeros(()), sites, grid, bond, potential)
+        first = draw(first_key, 1)[0]
         return jnp.append(first, _bridge(key, first, sites - 1, grid, bond, potential))
 
     return Target(sites, log_density, sample, log_z)
 
 
 def _by_transfer(grid: np.ndarray, bond: _Function, potential: _Function, sites: int, periodic: bool):
-    """Powers of the transfer matrix: log Z, and the distribution of one site of a ring, as a table.
+    """Powers of the transfer matrix: log Z, and draws of one site of a ring.
 
     The trapezoidal rule, exact to rounding: a sum over a grid is the integral, wherever the grid begins.
     """
@@ -122,8 +122,7 @@ def _by_transfer(grid: np.ndarray, bond: _Function, potential: _Function, sites:
     half = np.exp(bond(np.subtract.outer(places, grid)) + (lowest - potential(places)[:, None]) / 2)
     kept = ratios > 1e-16
     density = (half @ (roots[:, None] * vectors[:, kept])) ** 2 @ ratios[kept] ** (sites - 2)
-    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(log_z), places, cumulative / cumulative[-1]
+    return float(log_z), tabulated(places, density)[1]
 
 
 def _bridge(key: KeyArray, end: Scalar, count: int, grid: np.ndarray, bond: _Function, potential: _Function) -> State:
