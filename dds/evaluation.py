@@ -75,6 +75,8 @@ class Report(NamedTuple):
             for.
         missed_tails: The share of the target farther out than any draw, at least, of `dds.tails.beyond`, or `None` if
             that was not asked.
+        escaped: The share of the target, at least, where no path goes, not even with a weight far above all others, but
+            Markov chains from the samples do, of `dds.tails.escaped`; `None` if that was not asked.
         settled: Whether the points found otherwise have arrived at the target; `None` if there are none.
         where: Where the missed part lies, in words; empty if nothing is missed.
         samples: The effective number of samples, refined ones included.
@@ -103,6 +105,7 @@ class Report(NamedTuple):
     eubo_of_particles: float | None = None
     missed_modes: float | None = None
     missed_tails: float | None = None
+    escaped: float | None = None
     settled: bool | None = None
     where: str = ""
     samples: float = math.nan
@@ -140,6 +143,7 @@ def summarise(
     refined_log_weights: Float[Array | np.ndarray, " refined_paths"] | None = None,
     missed_modes: float | None = None,
     missed_tails: float | None = None,
+    escaped: float | None = None,
     settled: bool | None = None,
     where: str = "",
     nan_share: float = 0.0,
@@ -156,6 +160,7 @@ def summarise(
         refined_log_weights: Log weights of paths of the target, as of `dds.smc.refine`.
         missed_modes: As in `Report`, of `dds.exploration.uncovered`.
         missed_tails: As in `Report`.
+        escaped: As in `Report`.
         settled: As in `Report`.
         where: As in `Report`, of `differences`.
         nan_share: As in `Report`.
@@ -185,7 +190,8 @@ def summarise(
         pooled = estimators.pool(log_weights, refined_log_weights, bridge.value)
         samples = float(estimators.effective_sample_size(pooled)) * pooled.size
     pareto_k, heavy_share = estimators.pareto_k(log_weights), _heavy_share(log_weights)
-    error = math.hypot(error, _hidden(pareto_k, heavy_share, log_weights.size), missed_tails or 0.0)
+    unseen = (_hidden(pareto_k, heavy_share, log_weights.size), missed_tails or 0.0, escaped or 0.0)
+    error = math.hypot(error, *unseen)
     forward, explored = forward_log_weights, explored_log_weights
     return Report(
         paths=log_weights.size,
@@ -208,6 +214,7 @@ def summarise(
         eubo_of_particles=eubo_of_particles,
         missed_modes=missed_modes,
         missed_tails=missed_tails,
+        escaped=escaped,
         settled=settled,
         where=where,
         samples=samples,
@@ -219,10 +226,10 @@ def _hidden(pareto_k: float, heavy_share: float, paths: int) -> float:
     r"""What a heavy tail adds to Z beyond the largest of the weights, as a share of it.
 
     The tail is the largest hundredth, $M$ weights. Of the sum of a Pareto tail of shape $k$ a share of about $M^{k-1}$
-    lies beyond the quantile that $M$ draws reach. Up to k of 0.5 the weights have a variance, and that is enough; and a
+    lies beyond the quantile that $M$ draws reach. Where the weights have a variance, that is enough; and a
     tail that carries next to nothing hides as little.
     """
-    if not (pareto_k > 0.5 and heavy_share > HEAVY):
+    if not (pareto_k > estimators.VARIANCE and heavy_share > HEAVY):
         return 0.0
     return heavy_share * max(paths // 100, 1) ** (min(pareto_k, 1.0) - 1)
 
@@ -399,6 +406,10 @@ def _by_other_means(report: Report) -> list[Finding]:
         share = report.missed_tails
         missed = f"at least {share:.1%} of the mass, and so of Z, lies farther out than any path ends{where}"
         found.append(Finding("missed_tails", share, MISSED_TAILS, bool(share <= MISSED_TAILS), missed))
+    if report.escaped is not None:
+        share = report.escaped
+        missed = f"chains from the samples go on to where no path ends, at least {share:.2%} of the mass{where}"
+        found.append(Finding("escaped", share, 0.0, bool(share <= 0), missed))
     if report.missed_mass is not None and report.settled is not False:
         share, missed = report.missed_mass, _seldom(report.missed_mass, "points found by other means") + where
         found.append(Finding("missed_mass", share, MISSED, bool(share <= MISSED), missed))

@@ -174,7 +174,7 @@ def evaluate(
         refined = smc.refine(refine_key, sampler, target.log_density, REFINED)
         log_z = estimators.bridge(log_w, refined.log_weights)
         evaluations += refined.evaluations
-    checked, looked = _check(check_key, target, sampler, weigh, explored, points, log_w, float(log_z.value))
+    checked, looked = _check(check_key, target, sampler, weigh, explored, points, log_w, refined, float(log_z.value))
     evaluations += looked
     report = evaluation.summarise(
         log_w,
@@ -272,13 +272,14 @@ def _check(
     explored: exploration.Explored,
     points: np.ndarray,
     log_weights: np.ndarray,
+    refined: smc.Refined | None,
     log_z: float,
 ) -> tuple[dict[str, Any], int]:
     """What else says something of a sampler, as arguments of `dds.evaluation.summarise`, and the evaluations it took.
 
-    Modes and particles found otherwise, and the density itself farther out.
+    Modes and particles found otherwise, the density itself farther out, and chains that leave where the samples are.
     """
-    particles_key, modes_key, far_key = split(key, 3)
+    particles_key, modes_key, far_key, chains_key = split(key, 4)
     shares = exploration.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes)
     checked: dict[str, Any] = {"missed_modes": float(shares.sum()) if explored.modes.evaluations else None}
     if explored.settled is not None:
@@ -292,6 +293,14 @@ def _check(
         evaluations = far.evaluations + far.weighed * _each(sampler)
         checked["missed_tails"] = far.share
         missed = far.points if far.share > evaluation.MISSED_TAILS else missed
+        # Weights with a variance hide nothing; and without climbs nothing is known of derivatives.
+        if explored.modes.evaluations and estimators.pareto_k(log_weights) > estimators.VARIANCE:
+            start = (points, log_weights) if refined is None else (refined.points, jnp.zeros(len(refined.points)))
+            highest = float(np.max(log_weights))
+            left = tails.escaped(chains_key, target.log_density, weigh_far, *start, highest=highest)
+            evaluations += left.evaluations + left.weighed * _each(sampler)
+            checked["escaped"] = left.share
+            missed = left.points if left.share > 0 else missed
     if shares.sum() > evaluation.MISSED_MODES:
         missed = explored.modes.points[int(np.argmax(shares))][None]
     elif explored.settled:

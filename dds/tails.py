@@ -10,6 +10,9 @@ middle, all or one of them, and $A$ is where the weights are above the largest t
 sampler's own samples say how much lies where it never was, as far as a stretch takes them there: heavy tails, in all
 directions or in one, and the far end of a neck in coordinates that know of it. Another mode is not found in this way.
 Where the density changes as its argument changes in the last digits, it is rounding, and such points are left out.
+
+No stretch follows a curved valley, but a reversible Markov chain that keeps $\pi$ does. Of chains from samples outside
+of $A$ a share of $\pi(A)$ at most is in $A$ after an even number of steps, so what has escaped is a bound, too.
 """
 
 from collections.abc import Callable
@@ -20,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import estimators, normal
+from dds import chains, estimators, modes, normal
 from dds.checks import typed
 from dds.compiling import in_batches, once, split
 from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Normal
@@ -36,6 +39,19 @@ RESOLVED = 0.1
 
 LEAST, MOST = 32, 1000
 """The fewest points for a stretch, and the most; coordinates are stretched one by one if all can have the fewest."""
+
+
+CHAINS, STEPS = 4096, 200
+"""The most chains from the samples of a sampler, and their most steps; fewer where the density is dear."""
+
+EVALUATIONS = 2**19, 2**22
+"""The evaluations of the density that the chains may take: at least, and at most."""
+
+CURVED = 64
+"""The dimension up to which there are chains: each step takes a matrix of second derivatives."""
+
+APART = 5.0
+"""How far the weights where a chain ends are to be above all others, in nats: heavy tails alone are seldom so far."""
 
 
 class Beyond(NamedTuple):
@@ -109,6 +125,60 @@ def beyond(
     share = float(lower[best] / (1 + lower[best]))  # the samples are of the part that is not beyond
     far = np.asarray(estimators.resample(far_key, log_ratios[best], each))
     return Beyond(share, np.asarray(stretched).reshape(*ratios.shape, -1)[best][far], **spent)
+
+
+@typed
+def escaped(
+    key: KeyArray,
+    log_density: LogDensity,
+    weigh: Callable[[Float[Array, "points dim"]], Float[Array | np.ndarray, " points"]],
+    points: Float[Array | np.ndarray, "paths dim"],
+    log_weights: LogWeights,
+    *,
+    highest: float,
+) -> Beyond:
+    """How many Markov chains from samples go on to where the weights are far above all that a sampler has drawn.
+
+    Args:
+        key: The random key.
+        log_density: The log density, unnormalised and twice differentiable.
+        weigh: As in `beyond`.
+        points: Samples, of the sampler or refined.
+        log_weights: Their log weights, or zeros where they are of equal weight.
+        highest: The largest log weight of the sampler's own paths: where it is larger by `APART` they do not go.
+
+    Returns:
+        What there is; nothing above `CURVED` dimensions.
+
+    Example:
+        >>> import jax
+        >>> def bent(x):
+        ...     return -(x[0] ** 2) / 2 - 50 * (x[1] - x[0] ** 2) ** 2
+        >>> x = jax.random.normal(jax.random.key(0), (5000, 1))
+        >>> x = x[jnp.abs(x[:, 0]) < 1]  # and a part of the valley is missing
+        >>> x = jnp.concatenate([x, x**2], axis=1)
+        >>> def weigh(points):
+        ...     return jnp.where(jnp.abs(points[:, 0]) < 1, 0.0, jnp.inf)
+        >>> share = escaped(
+        ...     jax.random.key(1), bent, weigh, x, jnp.zeros(len(x)), highest=0.0
+        ... ).share
+        >>> 0.2 < share < 0.33  # of the normal distribution .317 lies beyond 1
+        True
+    """
+    dim = points.shape[1]
+    if dim > CURVED:
+        return Beyond(0.0, np.asarray(points[:0]), 0, 0)
+    here = Normal(jnp.asarray(points[0]), jnp.ones((), points.dtype))
+    evaluations = np.clip(256 * modes.affordable(log_density, here), *EVALUATIONS) // (dim + 2)
+    count = int(np.clip(evaluations // 50, CHAINS // 8, CHAINS))
+    steps = int(np.clip(evaluations // count, 2, STEPS)) // 2 * 2
+    choose_key, chains_key = split(key)
+    start = jnp.asarray(points)[estimators.resample(choose_key, log_weights, count)]
+    ends = chains.langevin(chains_key, log_density, start, steps=steps)
+    before, above = np.asarray(weigh(jnp.concatenate([start, ends])), np.float64).reshape(2, -1) > highest + APART
+    more = above * 1.0 - before  # refined samples can be there already
+    share = max(float(np.mean(more) - 2 * np.std(more) / np.sqrt(count)), 0.0)
+    return Beyond(share, np.asarray(ends)[above], count * (steps + 1) * (dim + 2), 2 * count)
 
 
 def _factors(dim: int, count: int) -> Float[np.ndarray, "stretches points dim"]:

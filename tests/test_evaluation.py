@@ -31,6 +31,7 @@ GOOD = Report(
     heavy_share=0.2,
     missed_modes=0.0,
     missed_tails=0.0,
+    escaped=0.0,
     settled=True,
     samples=8000.0,
 )
@@ -59,6 +60,8 @@ def with_some(count, value, total=1000, rest=0.0):
         ({"missed_modes": None}, {"missed_modes": np.nan}, "about nan% of the mass"),
         ({"missed_tails": 0.005}, {"missed_tails": 0.0051}, "at least 0.5% of the mass, and so of Z, lies farther out"),
         ({"missed_tails": None}, {"missed_tails": np.nan}, "at least nan% of the mass"),
+        ({"escaped": 0.0}, {"escaped": 0.0011}, "chains from the samples go on to where no path ends, at least 0.11%"),
+        ({"escaped": None}, {"escaped": np.nan}, "at least nan% of the mass"),
         ({"missed_mass": 0.5, "settled": False}, {"missed_mass": 0.5, "where": "at coordinate 1"}, "at coordinate 1"),
         ({"pareto_k": -np.inf}, {"pareto_k": np.nan}, "Pareto k is nan"),
         ({"samples": 100.0}, {"samples": 99.0}, "10000 paths are worth only 99 samples"),

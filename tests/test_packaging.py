@@ -72,6 +72,7 @@ ORDER = [
     "probability_flow",
     "smc",
     "modes",
+    "chains",
     "coordinates",
     "conditional",
     "adaptation",

@@ -1,0 +1,123 @@
+"""Chains in the metric of the density: what they keep, how far they go, and what escapes from a part of a target."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from jax.scipy.stats import cauchy, norm
+
+import dds
+from dds import chains, evaluation, exploration, modes, normal, recipes, results, tails, targets, training
+
+
+def rosenbrock(x):
+    return norm.logpdf(x[0], 1.0, 1.0) + norm.logpdf(x[1], x[0] ** 2, 0.1)
+
+
+def exact(key, count):
+    e = jax.random.normal(key, (count, 2))
+    first = 1 + e[:, 0]
+    return jnp.stack([first, first**2 + 0.1 * e[:, 1]], axis=1)
+
+
+@pytest.mark.parametrize("steps", [1, 20])
+def test_samples_of_the_target_stay_samples_of_it(steps):
+    # A curved valley: the metric changes along a step, so an error in the rule of acceptance would show.
+    x = exact(jax.random.key(0), 8000)
+    ends = chains.langevin(jax.random.key(1), rosenbrock, x, steps=steps)
+    assert np.mean(np.any(np.asarray(ends != x), axis=1)) > 0.3
+    for values, truth in (
+        (ends[:, 0], scipy.stats.norm(1, 1)),
+        ((ends[:, 1] - ends[:, 0] ** 2) / 0.1, scipy.stats.norm()),
+    ):
+        assert scipy.stats.kstest(np.asarray(values, float), truth.cdf).pvalue > 1e-4
+
+
+def test_they_get_around_in_a_curved_valley_and_in_a_heavy_tail():
+    # From one point of the valley to all of it, and from the middle of a Cauchy distribution to its quartiles.
+    ends = chains.langevin(jax.random.key(0), rosenbrock, jnp.ones((4000, 2)), steps=200)
+    assert scipy.stats.kstest(np.asarray(ends[:, 0], float), scipy.stats.norm(1, 1).cdf).statistic < 0.05
+    ends = chains.langevin(jax.random.key(0), lambda x: cauchy.logpdf(x).sum(), jnp.full((4000, 1), 0.1), steps=200)
+    np.testing.assert_allclose(np.quantile(np.abs(ends), [0.5, 0.75]), [1.0, 2.414], rtol=0.1)
+
+
+def test_no_move_goes_where_the_density_is_not_finite():
+    def half(x):
+        return jnp.where(x[0] > 0, norm.logpdf(x).sum(), jnp.nan)
+
+    x = jnp.abs(jax.random.normal(jax.random.key(0), (1000, 2)))
+    ends = np.asarray(chains.langevin(jax.random.key(1), half, x, steps=20))
+    assert (ends[:, 0] > 0).all()
+    assert ends[:, 1].min() < -1
+
+
+def escaped(log_density, x, weigh, **options):
+    return tails.escaped(jax.random.key(3), log_density, weigh, x, jnp.zeros(len(x)), highest=0.0, **options)
+
+
+def test_what_escapes_is_the_share_of_what_is_missing():
+    x = exact(jax.random.key(0), 40_000)
+    inside = x[x[:, 0] < 1.5]
+    found = escaped(rosenbrock, inside, lambda points: jnp.where(points[:, 0] < 1.5, 0.0, 10.0))
+    missing = scipy.stats.norm.sf(0.5)  # .309
+    assert 0.6 * missing < found.share < missing  # a bound, and the chains are still on their way
+    assert (found.points[:, 0] >= 1.5).all()
+    assert found.evaluations == tails.CHAINS * (tails.STEPS + 1) * 4
+
+
+def test_nothing_escapes_to_weights_that_are_but_a_little_larger():
+    x = exact(jax.random.key(0), 10_000)
+    assert escaped(rosenbrock, x[x[:, 0] < 1.5], lambda points: jnp.where(points[:, 0] < 1.5, 0.0, 4.9)).share == 0
+
+
+def test_what_refined_samples_reach_themselves_is_nothing_that_escapes():
+    x = exact(jax.random.key(0), 10_000)
+    assert escaped(rosenbrock, x, lambda points: jnp.where(points[:, 0] < 1.5, 0.0, 10.0)).share < 0.01
+
+
+def test_no_chains_in_many_dimensions():
+    x = jnp.zeros((100, tails.CURVED + 1))
+    found = escaped(lambda x: norm.logpdf(x).sum(), x, lambda points: jnp.zeros(len(points)))
+    assert found.share == 0
+    assert found.evaluations == 0
+
+
+@pytest.mark.slow
+def test_a_valley_that_is_cut_off_is_said(monkeypatch):
+    # Seven dimensions, each coordinate about half the square of the last: the far end, a tenth, is never reached.
+    monkeypatch.setattr(modes, "OPERATIONS", 1e5)
+
+    def hybrid(x):
+        branches = x[1:].reshape(2, 3)
+        before = jnp.concatenate([jnp.full((2, 1), x[0]), branches[:, :-1]], axis=1)
+        return -0.4 * (x[0] - 1) ** 2 - 8 * jnp.sum((branches - before**2 / 2) ** 2)
+
+    log_z = 0.5 * np.log(np.pi / 0.4) + 3 * np.log(np.pi / 8)
+    target = targets.from_log_density(hybrid, 7, scale=3.0)
+    result = dds.sample(jax.random.key(1), target)
+    assert float(result.log_z.value) < log_z - 4 * float(result.log_z.standard_error)
+    assert result.verdict.startswith("Do not trust")
+
+
+@pytest.mark.slow
+def test_tails_along_axes_that_no_stretch_follows():
+    # A product of Student-t distributions, turned: what a normal mixture misses lies along eight lines.
+    rotation = jnp.asarray(scipy.stats.ortho_group.rvs(4, random_state=0), float)
+
+    def log_density(x):
+        return cauchy.logpdf(rotation @ x).sum()
+
+    target = targets.from_log_density(log_density, 4)
+    place = normal.Normal(jnp.zeros(4), jnp.array(4.0))
+    plan = recipes.Plan("importance", "an example", recipes.NO_STEPS, place)
+    recipe = recipes.build(plan, target)
+    explored = exploration.explore(jax.random.key(0), log_density, recipes.starting_point(target))
+    fit = training.fit(jax.random.key(1), *recipe[:4])
+    report = results.evaluate(jax.random.key(2), target, recipe, fit, explored=explored).report
+    assert report.escaped is None or report.escaped > 0
+    assert any(finding.name in ("escaped", "missed_tails", "pareto_k") for finding in bad(report))
+
+
+def bad(report):
+    return [finding for finding in evaluation.findings(report) if not finding.holds]
