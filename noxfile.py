@@ -103,6 +103,13 @@ def zensical(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def digits(session: nox.Session) -> None:
+    """Trains the models of digits that two targets are made of, anew; minutes."""
+    install(session, "digits", ".")
+    session.run("python", "tests/digits.py", *session.posargs)
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Timings."""
     install(session, "bench", ".[cli,wandb]")

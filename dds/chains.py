@@ -33,7 +33,8 @@ def langevin(
     With $-\nabla^2 \log \gamma(x) = Q \operatorname{diag}(\lambda) Q^\top$ and
     $M(x) = Q \operatorname{diag}(\lvert \lambda \rvert)^{-1} Q^\top$, a move is proposed from
 
-    $$ x' \sim \mathcal N\bigl(x + \tfrac{h^2}2 M(x) \nabla \log \gamma(x),\ h^2 M(x)\bigr), $$
+    $$ \begin{aligned} x' &\sim \mathcal N\bigl(m(x),\ h^2 M(x)\bigr), \\
+       m(x) &= x + \tfrac{h^2}2 M(x) \nabla \log \gamma(x), \end{aligned} $$
 
     with a drift of at most two standard deviations, and accepted by Metropolis and Hastings' rule. In a curved valley a
     step is as long as it can be along it, and in a tail without a scale as long as the way to the middle. The step size

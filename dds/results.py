@@ -25,7 +25,7 @@ REFINED, ROOM = 2000, 2**26
 """The number of paths that are refined where weights alone do not do, and the most numbers that they are made of."""
 
 SEVERAL = 500
-"""The effective number of samples from which they are asked what lies farther out: fewer say nothing of it."""
+"""The effective number of samples from which they are asked what lies farther out; or else a share of `POOR`."""
 
 MEMORY = 2**24
 """The most numbers that more paths may take to store."""
@@ -290,7 +290,8 @@ def _check(
     if not np.isfinite(log_weights).any():
         return checked, 0
     missed, evaluations = explored.points[:0], 0
-    if float(estimators.effective_sample_size(log_weights)) * len(log_weights) >= SEVERAL:
+    ess = float(estimators.effective_sample_size(log_weights))
+    if ess >= POOR or ess * len(log_weights) >= SEVERAL:  # fewer samples say nothing of farther ones
         weigh_far = partial(weigh, far_key)
         far = tails.beyond(far_key, target.log_density, sampler.coordinates, weigh_far, points, log_weights)
         evaluations = far.evaluations + far.weighed * _each(sampler)

@@ -1,7 +1,8 @@
-"""Targets of published benchmarks: Student-t mixtures, the phi^4 chain, and particles that interact."""
+"""Targets of published benchmarks: Student-t mixtures, the phi^4 chain, particles that interact, models of digits."""
 
 import math
 from functools import cache
+from importlib import resources
 from itertools import combinations
 
 import jax
@@ -14,7 +15,7 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from dds.targets import double_well_particles, lennard_jones, phi_four, student_mixture
+from dds.targets import double_well_particles, lennard_jones, nice_digits, phi_four, student_mixture, vae_digits
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 
@@ -359,3 +360,84 @@ def test_lennard_jones_has_the_known_ground_state(float64):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# Models of digits.
+
+
+def arrays(name):
+    with np.load(resources.files("dds.targets") / "data" / f"{name}.npz") as archive:
+        return {key: np.asarray(value, np.float64) for key, value in archive.items()}
+
+
+def perceptron(p, x, row=()):
+    for layer in range(3):
+        x = x * scipy.special.expit(x) if layer else x
+        x = x @ p[f"weights_{layer}"][row] + p[f"bias_{layer}"][row]
+    return x
+
+
+def to_logistic(flow, x):
+    """The images as independent numbers, each standard logistic."""
+    a, b = x[..., ::2], x[..., 1::2]
+    b = b + perceptron(flow, a, 0)
+    a = a + perceptron(flow, b, 1)
+    b = b + perceptron(flow, a, 2)
+    a = a + perceptron(flow, b, 3)
+    return np.exp(flow["log_scale"]) * np.concatenate([a, b], axis=-1)
+
+
+def test_nice_density_is_that_of_numpy_and_normalised(precision):
+    flow = arrays("nice_digits")
+    x = np.random.default_rng(0).uniform(size=(5, 64))
+    # The determinant by differences: central ones, of a smooth function in double precision.
+    step = 1e-5 * np.eye(64)
+    jacobian = (to_logistic(flow, x[0] + step) - to_logistic(flow, x[0] - step)) / 2e-5
+    volume = np.linalg.slogdet(jacobian)[1]
+    assert volume == pytest.approx(flow["log_scale"].sum(), abs=1e-5)
+    exact = scipy.stats.logistic.logpdf(to_logistic(flow, x)).sum(axis=1) + volume
+    np.testing.assert_allclose(
+        values(nice_digits(), x.astype(precision)), exact, rtol=10 * TOLERANCE[precision], atol=1e-5
+    )
+
+
+def test_nice_samples_are_those_of_its_density():
+    h = to_logistic(arrays("nice_digits"), draws(nice_digits(), 5000))
+    least = min(scipy.stats.kstest(column, "logistic").pvalue for column in h.T)
+    assert least > 1e-5  # of 64
+    assert abs(np.corrcoef(h.T) - np.eye(64)).max() < 6 / np.sqrt(5000)
+
+
+def code_log_density(decoder, z):
+    n, p = decoder["image"], scipy.special.expit(perceptron(decoder, z))
+    return scipy.stats.norm.logpdf(z).sum(axis=-1) + scipy.stats.binom.logpmf(n, 16, p).sum(axis=-1)
+
+
+def test_vae_density_is_that_of_scipy(precision):
+    z = np.random.default_rng(0).normal(size=(5, 16))
+    exact = code_log_density(arrays("vae_digits"), z)
+    np.testing.assert_allclose(values(vae_digits(), z.astype(precision)), exact, rtol=TOLERANCE[precision])
+
+
+@pytest.mark.slow
+def test_vae_log_z_is_that_of_importance_sampling():
+    # Climbs from twenty draws of the prior end in one mode: a Student-t distribution there, with its curvature.
+    decoder, rng, target = arrays("vae_digits"), np.random.default_rng(0), vae_digits()
+
+    def loss(z):
+        return -code_log_density(decoder, z)
+
+    ends = np.array([scipy.optimize.minimize(loss, start).x for start in rng.normal(size=(20, 16))])
+    mode = ends[0]
+    assert np.abs(ends - mode).max() < 0.01
+    step = 1e-3 * np.eye(16)
+    corners = mode + (step[:, None] + np.array([[[1]], [[-1]]])[:, None] * step[None])  # plus, minus along the second
+    ahead, behind = loss(corners), loss(2 * mode - corners)
+    curvature = (ahead[0] - ahead[1] + behind[0] - behind[1]) / 4e-6
+    proposal = scipy.stats.multivariate_t(mode, 1.2 * np.linalg.inv((curvature + curvature.T) / 2), df=8, seed=rng)
+    z = proposal.rvs(400_000)
+    log_w = np.concatenate([code_log_density(decoder, part) for part in np.array_split(z, 20)]) - proposal.logpdf(z)
+    log_z = scipy.special.logsumexp(log_w) - np.log(len(z))
+    error = np.std(np.exp(log_w - log_z)) / np.sqrt(len(z))
+    assert error < 0.004
+    assert abs(log_z - target.log_z) < 5 * np.hypot(error, target.log_z_error)

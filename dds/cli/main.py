@@ -78,7 +78,7 @@ def run(
     Args:
         target: A name (funnel, gaussian, mixture, ionosphere, sonar, german_credit, seeds, rats, law_school, brownian,
             cox_process, many_well, double_wells, forty_modes, phi_four, student_mixture, double_well_particles,
-            lennard_jones) or an importable log density, as my_module:log_density.
+            lennard_jones, nice_digits, vae_digits) or an importable log density, as my_module:log_density.
         dim: The dimension. A name has its own; a log density needs it.
         train: Whether to train a sampler at once, and not to try first what needs no training.
         precision: The goal for the standard error of log Z.

@@ -50,6 +50,8 @@ NAMED = {
     "double_wells": Named(targets.double_wells),
     "forty_modes": Named(targets.forty_modes, 2),
     "phi_four": Named(targets.phi_four),
+    "nice_digits": Named(targets.nice_digits),
+    "vae_digits": Named(targets.vae_digits),
     "student_mixture": Named(targets.student_mixture),
     "double_well_particles": Named(targets.double_well_particles),
     "lennard_jones": Named(targets.lennard_jones),

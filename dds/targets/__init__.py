@@ -3,6 +3,7 @@
 from dds.targets.brownian import brownian, brownian_known_scales
 from dds.targets.cox import cox_process
 from dds.targets.custom import from_log_density, from_numpyro, from_prior
+from dds.targets.digits import nice_digits, vae_digits
 from dds.targets.forty_modes import forty_modes, forty_modes_means
 from dds.targets.funnel import funnel
 from dds.targets.gaussian import gaussian, gaussian_mixture
@@ -35,9 +36,11 @@ __all__ = [
     "lennard_jones",
     "logistic_regression",
     "many_well",
+    "nice_digits",
     "phi_four",
     "rats",
     "seeds",
     "sonar",
     "student_mixture",
+    "vae_digits",
 ]

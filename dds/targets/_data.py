@@ -20,3 +20,20 @@ def table(name: str) -> np.ndarray:
     """
     with resources.files("dds.targets").joinpath("data", f"{name}.csv").open() as file:
         return np.loadtxt(file, delimiter=",", skiprows=1)
+
+
+def arrays(name: str) -> dict[str, np.ndarray]:
+    """Reads one file of named arrays.
+
+    Args:
+        name: Its name, without `.npz`.
+
+    Returns:
+        The arrays by their names, in the precision that they are kept in.
+
+    Example:
+        >>> arrays("vae_digits")["image"].shape
+        (64,)
+    """
+    with resources.files("dds.targets").joinpath("data", f"{name}.npz").open("rb") as file, np.load(file) as archive:
+        return dict(archive)
