@@ -40,11 +40,10 @@ RESOLVED = 0.1
 LEAST, MOST = 32, 1000
 """The fewest points for a stretch, and the most; coordinates are stretched one by one if all can have the fewest."""
 
-
 CHAINS, STEPS = 4096, 200
 """The most chains from the samples of a sampler, and their most steps; fewer where the density is dear."""
 
-EVALUATIONS = 2**19, 2**22
+EVALUATIONS = 2**18, 2**22
 """The evaluations of the density that the chains may take: at least, and at most."""
 
 CURVED = 64
@@ -176,7 +175,7 @@ def escaped(
     start = jnp.asarray(points)[estimators.resample(choose_key, log_weights, count)]
     ends = chains.langevin(chains_key, log_density, start, steps=steps)
     before, above = np.asarray(weigh(jnp.concatenate([start, ends])), np.float64).reshape(2, -1) > highest + APART
-    more = above * 1.0 - before  # refined samples can be there already
+    more = np.subtract(above, before, dtype=float)  # refined samples can be there already
     share = max(float(np.mean(more) - 2 * np.std(more) / np.sqrt(count)), 0.0)
     return Beyond(share, np.asarray(ends)[above], count * (steps + 1) * (dim + 2), 2 * count)
 
