@@ -190,8 +190,9 @@ def summarise(
         pooled = estimators.pool(log_weights, refined_log_weights, bridge.value)
         samples = float(estimators.effective_sample_size(pooled)) * pooled.size
     pareto_k, heavy_share = estimators.pareto_k(log_weights), _heavy_share(log_weights)
-    unseen = (_hidden(pareto_k, heavy_share, log_weights.size), missed_tails or 0.0, escaped or 0.0)
-    error = math.hypot(error, *unseen)
+    # Refined paths begin as so many of the sampler's own: what these do not reach the bridge hardly sees.
+    reached = log_weights.size if refined_log_weights is None else min(log_weights.size, refined_log_weights.size)
+    error = math.hypot(error, _hidden(pareto_k, heavy_share, reached), missed_tails or 0.0, escaped or 0.0)
     forward, explored = forward_log_weights, explored_log_weights
     return Report(
         paths=log_weights.size,

@@ -274,3 +274,16 @@ def test_the_standard_error_knows_what_a_heavy_tail_hides():
         assert np.mean(hits) >= least
         assert np.mean(hits) >= np.mean(naive)
         assert (added > 0) == (np.mean(naive) < 0.7) == (k > 0.5)
+
+
+def test_what_a_heavy_tail_hides_is_that_of_the_fewer_paths_that_are_refined():
+    # Weights u^-k; over the target u is distributed with the density (1 - k) u^-k.
+    k, rng = 0.6, np.random.default_rng(0)
+    own = (-k * np.log(rng.random(10_000))).astype(np.float32)
+    refined = (-k / (1 - k) * np.log(rng.random(2000))).astype(np.float32)
+    report = summarise(own, refined_log_weights=refined)
+    assert report.pareto_k > 0.5
+    assert report.heavy_share > 0.05
+    hidden = report.heavy_share * 20 ** (report.pareto_k - 1)  # the largest hundredth of 2,000
+    assert report.log_z_standard_error >= hidden > 1.5 * report.heavy_share * 100 ** (report.pareto_k - 1)
+    assert abs(report.log_z + np.log(1 - k)) < 3 * report.log_z_standard_error
