@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from sklearn.datasets import load_digits
 
 from dds.targets import digits
 
@@ -85,6 +84,8 @@ def write(name, parameters):
 
 
 if __name__ == "__main__":
+    from sklearn.datasets import load_digits  # the tests, which look into this file for examples, do without it
+
     images = jnp.asarray(load_digits().data, float)
     held_out = np.arange(len(images)) % 6 == 5
     sets = images[~held_out], images[held_out]
