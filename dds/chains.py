@@ -12,10 +12,8 @@ from jaxtyping import Array, Float
 
 from dds.checks import require, typed
 from dds.compiling import once
+from dds.smc import ACCEPTANCE
 from dds.types import KeyArray, LogDensity, Scalar, State
-
-ACCEPTANCE = 0.574
-"""The rate of accepted moves that the step size is led to."""
 
 SPREAD = 0.7
 """The standard deviation of the logarithm of step sizes: where the density bends most, only short ones are accepted."""
@@ -69,13 +67,11 @@ def langevin(
 
 @partial(once, static_argnums=(0, 1))
 def _run(log_density: LogDensity, steps: int, key: KeyArray, points: Array) -> Array:
-    dim = points.shape[1]
-    columns = jnp.eye(dim, dtype=points.dtype)
+    columns = jnp.eye(points.shape[1], dtype=points.dtype)
 
     def at(x: State) -> tuple[Scalar, State, State, Array]:
         """The log density, its score in units of the metric, these units, and their directions."""
-        value, linear = jax.linearize(jax.value_and_grad(log_density), x)
-        value, score = value
+        (value, score), linear = jax.linearize(jax.value_and_grad(log_density), x)
         hessian = jax.vmap(lambda v: linear(v)[1])(columns)
         hessian = jnp.where(jnp.isfinite(hessian).all(), (hessian + hessian.T) / 2, columns)
         curvatures, directions = jnp.linalg.eigh(hessian)
@@ -99,10 +95,10 @@ def _run(log_density: LogDensity, steps: int, key: KeyArray, points: Array) -> A
             value, score, units, directions = here
             change = drift(score, h) + e
             other = x + h * directions @ (units * change)
-            found = at(other)
-            back = (x - other) @ found[3] / (h * found[2]) - drift(found[1], h)
-            log_rate = found[0] - value + jnp.sum((e - back) * (e + back)) / 2
-            log_rate += jnp.sum(jnp.log(units) - jnp.log(found[2]))
+            found = value_there, score_there, units_there, directions_there = at(other)
+            back = (x - other) @ directions_there / (h * units_there) - drift(score_there, h)
+            log_rate = value_there - value + jnp.sum((e - back) * (e + back)) / 2
+            log_rate += jnp.sum(jnp.log(units) - jnp.log(units_there))
             rate = jnp.where(jnp.isnan(log_rate), 0.0, jnp.exp(jnp.minimum(log_rate, 0)))
             return jax.tree.map(partial(jnp.where, uniform < rate), (other, found), (x, here)), rate
 

@@ -46,8 +46,8 @@ CHAINS, STEPS = 4096, 200
 EVALUATIONS = 2**18, 2**22
 """The evaluations of the density that the chains may take: at least, and at most."""
 
-CURVED = 64
-"""The dimension up to which there are chains: each step takes a matrix of second derivatives."""
+LARGEST = 64
+"""The largest dimension in which there are chains: each step takes a matrix of second derivatives."""
 
 APART = 5.0
 """How far the weights where a chain ends are to be above all others, in nats: heavy tails alone are seldom so far."""
@@ -147,7 +147,7 @@ def escaped(
         highest: The largest log weight of the sampler's own paths: where it is larger by `APART` they do not go.
 
     Returns:
-        What there is; nothing above `CURVED` dimensions.
+        What there is; nothing above `LARGEST` dimensions.
 
     Example:
         >>> import jax
@@ -165,7 +165,7 @@ def escaped(
         True
     """
     dim = points.shape[1]
-    if dim > CURVED:
+    if dim > LARGEST:
         return Beyond(0.0, np.asarray(points[:0]), 0, 0)
     here = Normal(jnp.asarray(points[0]), jnp.ones((), points.dtype))
     evaluations = np.clip(256 * modes.affordable(log_density, here), *EVALUATIONS) // (dim + 2)

@@ -76,7 +76,7 @@ def test_what_refined_samples_reach_themselves_is_nothing_that_escapes():
 
 
 def test_no_chains_in_many_dimensions():
-    x = jnp.zeros((100, tails.CURVED + 1))
+    x = jnp.zeros((100, tails.LARGEST + 1))
     found = escaped(lambda x: norm.logpdf(x).sum(), x, lambda points: jnp.zeros(len(points)))
     assert found.share == 0
     assert found.evaluations == 0

@@ -14,7 +14,7 @@ from dds.checks import require_shape, typed
 from dds.targets._data import arrays
 from dds.types import KeyArray, Normal, Scalar, State, Target
 
-Parameters = Mapping[str, np.ndarray | Array]
+_Parameters = Mapping[str, np.ndarray | Array]
 
 PIXELS = 64
 """Of an image, 8 by 8."""
@@ -89,7 +89,7 @@ def vae_digits() -> Target:
     )
 
 
-def _nice_log_density(flow: Parameters, x: Float[Array, " 64"]) -> Scalar:
+def _nice_log_density(flow: _Parameters, x: Float[Array, " 64"]) -> Scalar:
     """The log density of a NICE flow: its parameters are `log_scale`, and those of networks, a row for each shift."""
     require_shape(x, PIXELS)
     a, b = x[::2], x[1::2]
@@ -100,7 +100,7 @@ def _nice_log_density(flow: Parameters, x: Float[Array, " 64"]) -> Scalar:
     return jnp.sum(logistic.logpdf(jnp.exp(log_scale) * jnp.concatenate([a, b])) + log_scale)
 
 
-def _nice_sample(flow: Parameters, key: KeyArray) -> State:
+def _nice_sample(flow: _Parameters, key: KeyArray) -> State:
     noise = jax.random.logistic(key, (PIXELS,))
     a, b = jnp.split(noise * jnp.exp(-jnp.asarray(flow["log_scale"], noise.dtype)), 2)
     for shift in reversed(range(0, len(flow["weights_0"]), 2)):
@@ -109,7 +109,7 @@ def _nice_sample(flow: Parameters, key: KeyArray) -> State:
     return jnp.ravel(jnp.stack([a, b], axis=1))
 
 
-def _vae_log_density(decoder: Parameters, code: State, image: Float[Array, " 64"]) -> Scalar:
+def _vae_log_density(decoder: _Parameters, code: State, image: Float[Array, " 64"]) -> Scalar:
     """The joint log density of a code and an image."""
     require_shape(code, len(decoder["weights_0"]))
     logits = _network(decoder, code)
@@ -119,7 +119,7 @@ def _vae_log_density(decoder: Parameters, code: State, image: Float[Array, " 64"
     return normal.log_density(prior, code) + jnp.sum(log_likelihood + log_counts)
 
 
-def _network(parameters: Parameters, x: State, row: int | tuple[()] = ()) -> State:
+def _network(parameters: _Parameters, x: State, row: int | tuple[()] = ()) -> State:
     """A perceptron of two hidden layers; of several that are stacked, the one in this row."""
     for layer in range(3):
         weights, bias = (jnp.asarray(parameters[f"{name}_{layer}"][row], x.dtype) for name in ("weights", "bias"))
