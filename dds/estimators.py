@@ -18,9 +18,6 @@ from dds.types import KeyArray, LogWeights, Scalar
 LEAST = 25
 """The fewest weights that have a tail to fit: its largest fifth, five of them or more."""
 
-VARIANCE = 0.5
-"""The Pareto k above which weights have no variance."""
-
 
 class Estimate(NamedTuple):
     """An estimate with its standard error.

@@ -32,11 +32,17 @@ MISSED_MODES = 0.005
 MISSED_TAILS = 0.005
 """The share of the target farther out than any draw, above which nothing is to be trusted."""
 
+ESCAPED = 0.0002
+"""The least share of chains that leave where paths are, above which nothing is to be trusted: seven of 4,096 are."""
+
 NAN_SHARE = 0.01
 """The share of paths that end where the density is not a number, up to which they are taken for paths far out."""
 
 HEAVY = 0.05
 """The share of the sum of weights in the largest hundredth of them, up to which a heavy tail does not matter."""
+
+VARIANCE = 0.5
+"""The Pareto k above which weights have no variance."""
 
 MINIMAL_SAMPLES = 100
 """The effective number of samples below which a standard error is itself too uncertain to be quoted."""
@@ -230,9 +236,31 @@ def _hidden(pareto_k: float, heavy_share: float, paths: int) -> float:
     lies beyond the quantile that $M$ draws reach. Where the weights have a variance, that is enough; and a
     tail that carries next to nothing hides as little.
     """
-    if not (pareto_k > estimators.VARIANCE and heavy_share > HEAVY):
+    if not _is_heavy(pareto_k, heavy_share):
         return 0.0
     return heavy_share * max(paths // 100, 1) ** (min(pareto_k, 1.0) - 1)
+
+
+def _is_heavy(pareto_k: float, heavy_share: float) -> bool:
+    return pareto_k > VARIANCE and heavy_share > HEAVY
+
+
+@typed
+def has_heavy_tail(log_weights: LogWeights) -> bool:
+    """Whether weights have no variance, and the largest hundredth of them carries more than next to nothing.
+
+    Args:
+        log_weights: The log weights of `dds.estimators.LEAST` or more paths.
+
+    Returns:
+        Whether so: then more may lie where no path was than the standard error says.
+
+    Example:
+        >>> u = np.random.default_rng(0).random(10_000)
+        >>> has_heavy_tail(-0.8 * np.log(u)), has_heavy_tail(-0.2 * np.log(u))
+        (True, False)
+    """
+    return _is_heavy(estimators.pareto_k(log_weights), _heavy_share(log_weights))
 
 
 def _heavy_share(log_weights: LogWeights) -> float:
@@ -410,7 +438,7 @@ def _by_other_means(report: Report) -> list[Finding]:
     if report.escaped is not None:
         share = report.escaped
         missed = f"chains from the samples go on to where no path ends, at least {share:.2%} of the mass{where}"
-        found.append(Finding("escaped", share, 0.0, bool(share <= 0), missed))
+        found.append(Finding("escaped", share, ESCAPED, bool(share <= ESCAPED), missed))
     if report.missed_mass is not None and report.settled is not False:
         share, missed = report.missed_mass, _seldom(report.missed_mass, "points found by other means") + where
         found.append(Finding("missed_mass", share, MISSED, bool(share <= MISSED), missed))

@@ -297,14 +297,14 @@ def _check(
         evaluations = far.evaluations + far.weighed * _each(sampler)
         checked["missed_tails"] = far.share
         missed = far.points if far.share > evaluation.MISSED_TAILS else missed
-        # Weights with a variance hide nothing; and without climbs nothing is known of derivatives.
-        if explored.modes.evaluations and estimators.pareto_k(log_weights) > estimators.VARIANCE:
+        # Without climbs nothing is known of derivatives.
+        if explored.modes.evaluations and evaluation.has_heavy_tail(log_weights):
             start = (points, log_weights) if refined is None else (refined.points, jnp.zeros(len(refined.points)))
             highest = float(np.max(log_weights))
             left = tails.escaped(chains_key, target.log_density, weigh_far, *start, highest=highest)
             evaluations += left.evaluations + left.weighed * _each(sampler)
             checked["escaped"] = left.share
-            missed = left.points if left.share > 0 else missed
+            missed = left.points if left.share > evaluation.ESCAPED else missed
     if shares.sum() > evaluation.MISSED_MODES:
         missed = explored.modes.points[int(np.argmax(shares))][None]
     elif explored.settled:

@@ -117,5 +117,5 @@ def test_a_normal_proposal_for_heavy_tails_along_lines_is_not_trusted(freedom, s
     explored = exploration.explore(jax.random.key(0), log_density, recipes.starting_point(target))
     fit = training.fit(jax.random.key(1), *recipe[:4])
     result = results.evaluate(jax.random.key(2), target, recipe, fit, explored=explored)
-    assert getattr(result.report, name) > 0
+    assert getattr(result.report, name) > 0.0002
     assert result.verdict.startswith("Do not trust")

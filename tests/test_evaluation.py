@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dds import evaluation
-from dds.evaluation import Report, findings, summarise, verdict
+from dds.evaluation import Report, findings, has_heavy_tail, summarise, verdict
 
 
 def doubts(report):
@@ -60,8 +60,13 @@ def with_some(count, value, total=1000, rest=0.0):
         ({"missed_modes": None}, {"missed_modes": np.nan}, "about nan% of the mass"),
         ({"missed_tails": 0.005}, {"missed_tails": 0.0051}, "at least 0.5% of the mass, and so of Z, lies farther out"),
         ({"missed_tails": None}, {"missed_tails": np.nan}, "at least nan% of the mass"),
-        ({"escaped": 0.0}, {"escaped": 0.0011}, "chains from the samples go on to where no path ends, at least 0.11%"),
+        (
+            {"escaped": 0.0002},
+            {"escaped": 0.0011},
+            "chains from the samples go on to where no path ends, at least 0.11%",
+        ),
         ({"escaped": None}, {"escaped": np.nan}, "at least nan% of the mass"),
+        ({"escaped": 1e-6}, {"escaped": 0.0003}, "at least 0.03%"),
         ({"missed_mass": 0.5, "settled": False}, {"missed_mass": 0.5, "where": "at coordinate 1"}, "at coordinate 1"),
         ({"pareto_k": -np.inf}, {"pareto_k": np.nan}, "Pareto k is nan"),
         ({"samples": 100.0}, {"samples": 99.0}, "10000 paths are worth only 99 samples"),
@@ -293,3 +298,11 @@ def test_what_a_heavy_tail_hides_is_that_of_the_fewer_paths_that_are_refined():
 def test_what_is_known_to_be_missed_is_a_part_of_the_standard_error(name):
     report = summarise(np.zeros(1000, np.float32), **{name: 0.1})
     assert report.log_z_standard_error == pytest.approx(0.1)
+
+
+def test_a_heavy_tail_is_one_that_carries_something():
+    # Of weights u^-k the largest hundredth carries .01^(1 - k): .40 and .025; a constant beside them makes it less.
+    u = np.random.default_rng(0).random(10_000)
+    assert has_heavy_tail(-0.8 * np.log(u))
+    assert not has_heavy_tail(-0.2 * np.log(u))
+    assert not has_heavy_tail(np.log(50 + u**-0.8))
