@@ -18,6 +18,9 @@ from dds.types import KeyArray, LogWeights, Scalar
 LEAST = 25
 """The fewest weights that have a tail to fit: its largest fifth, five of them or more."""
 
+ROUNDING = 1e-3
+"""The largest difference of log weights that are the same but for rounding."""
+
 
 class Estimate(NamedTuple):
     """An estimate with its standard error.
@@ -290,8 +293,8 @@ def pareto_k(log_weights: LogWeights) -> float:
         log_weights: Log weights of `LEAST` or more paths of the sampler.
 
     Returns:
-        The shape; `-inf` where the largest weights are all the same; `inf` where a weight is infinite or not a number,
-        or where too few are above zero, or carry all, to fit a tail.
+        The shape; `-inf` where the largest weights are all the same but for rounding; `inf` where a weight is infinite
+        or not a number, or where too few are above zero, or carry all, to fit a tail.
 
     Raises:
         ValueError: If there are fewer.
@@ -315,7 +318,7 @@ def pareto_k(log_weights: LogWeights) -> float:
     if relative.size < LEAST or np.sum(shares) ** 2 < LEAST // 5 * np.sum(shares**2):
         return float("inf")
     tail = relative.size // 5 if relative.size <= 225 else int(3 * np.sqrt(relative.size))
-    if relative[-tail] == 0:  # as of a density that is flat in its support
+    if relative[-tail] > -ROUNDING:  # as of a density that is flat in its support, or is the sampler's own
         return float("-inf")
     return _pareto_shape(np.exp(relative[-tail:]) - np.exp(relative[-tail - 1]))
 

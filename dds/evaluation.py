@@ -290,7 +290,7 @@ def large(log_weights: LogWeights, explored_log_weights: Float[Array | np.ndarra
     ordered = np.sort(own)[::-1]
     shares = np.cumsum(np.exp(ordered - ordered[0]))
     first = np.searchsorted(shares, RARE * shares[-1], side="right")
-    level = float(ordered[min(first, ordered.size - 1)]) + 1e-3  # weights that differ by rounding are the same
+    level = float(ordered[min(first, ordered.size - 1)]) + estimators.ROUNDING
     return explored > level
 
 

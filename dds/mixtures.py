@@ -1,7 +1,8 @@
 r"""Mixtures of Student-t distributions: priors that know of several modes and of heavy tails, and their fit to points.
 
-A component is $\mathcal T_\nu(m, S S^\top)$, normal where $\nu = \infty$. A draw is a function of standard normal
-noise: one number chooses the component, 32 make the chi-squared variable of up to 32 degrees of freedom, the rest is
+A component is $\mathcal T_\nu(m, S S^\top)$, normal where $\nu = \infty$; or $m + S t$ with independent $t_i$, each of
+degrees of freedom $\nu_i$ of its own. A draw is a function of standard normal noise: one number chooses the component,
+32 make the chi-squared variable of up to 32 degrees of freedom, or eight one of up to eight for each axis, the rest is
 as for a normal distribution. A product of such mixtures, one for each coordinate, has as many modes as there are
 combinations, and is fitted one coordinate at a time.
 """
@@ -20,6 +21,12 @@ from dds.types import Mixture, Noise, Normal, Prior, Product, Scalar, State
 
 FREEDOM = 32
 """The largest finite number of degrees of freedom."""
+
+ALONG = 8
+"""The largest of an axis with tails of its own."""
+
+HEAVIEST = (1, 2, 4, 8)
+"""The degrees of freedom that a fit tries, besides more."""
 
 _Fitted = TypeVar("_Fitted", Mixture, Product)
 
@@ -66,7 +73,8 @@ def noise_size(distribution: Prior) -> int:
         return distribution.mean.size
     if isinstance(distribution, Product):
         return len(distribution.factors.means) * (2 + FREEDOM)
-    return distribution.means.shape[1] + 1 + FREEDOM
+    dim = distribution.means.shape[1]
+    return dim + 1 + (FREEDOM if distribution.freedom.ndim == 0 else dim * ALONG)
 
 
 @typed
@@ -95,9 +103,11 @@ def draw(distribution: Prior, noise: Noise) -> State:
     level = jax.scipy.special.ndtr(level[0]) * bounds[-1]
     # Of several components each draw takes a copy of its matrix.
     which = jnp.minimum(jnp.searchsorted(bounds, level, side="right"), log_shares.size - 1) if len(means) > 1 else 0
-    chi_squared = jnp.sum(jnp.where(jnp.arange(FREEDOM) < freedom, squares**2, 0))
+    squares = squares.reshape(*freedom.shape, -1) ** 2
+    numbers = jnp.broadcast_to(jnp.arange(squares.shape[-1]), squares.shape)
+    chi_squared = jnp.sum(jnp.where(numbers < freedom[..., None], squares, 0), axis=-1)
     stretch = jnp.where(freedom <= FREEDOM, jnp.sqrt(freedom / jnp.maximum(chi_squared, 1e-30)), 1)
-    return means[which] + stretch * (scales[which] @ e)
+    return means[which] + scales[which] @ (stretch * e)
 
 
 @typed
@@ -128,7 +138,31 @@ def log_density(distribution: Prior, x: State) -> Scalar:
         return normal.log_density(distribution, x)
     if isinstance(distribution, Product):
         return jnp.sum(jax.vmap(log_density)(distribution.factors, x[:, None]))
-    return jax.nn.logsumexp(_log_parts(distribution, x))
+    return jax.nn.logsumexp(_parts(distribution, x)[0])
+
+
+@typed
+def with_own_tails(mixture: Mixture, freedom: float = 2.0) -> Mixture:
+    """A mixture with independent tails along the axes of each component, the columns of its scale.
+
+    Args:
+        mixture: The mixture, of normal components.
+        freedom: The degrees of freedom, a whole number from 1 to 8.
+
+    Returns:
+        The mixture: in the middle of each component the density has the same curvature.
+
+    Raises:
+        ValueError: If the degrees of freedom are something else.
+
+    Example:
+        >>> own = with_own_tails(of_normal(normal.standard(2)))
+        >>> own.freedom.tolist(), round(float(own.scales[0, 0, 0]) ** 2, 4)
+        ([2.0, 2.0], 1.5)
+    """
+    require(freedom in range(1, ALONG + 1), "freedom", freedom, f"1 to {ALONG}")
+    each = jnp.full(mixture.means.shape[1:], freedom, mixture.means.dtype)
+    return mixture._replace(scales=np.sqrt((freedom + 1) / freedom) * mixture.scales, freedom=each)
 
 
 @typed
@@ -150,6 +184,7 @@ def extend(mixture: Mixture, dim: int) -> Mixture:
     more = dim - means.shape[1]
     means = jnp.pad(means, ((0, 0), (0, more)))
     unit = jnp.diag(jnp.where(jnp.arange(dim) < dim - more, 0, 1).astype(scales.dtype))
+    freedom = jnp.pad(freedom, (0, more), constant_values=jnp.inf) if freedom.ndim else freedom
     return Mixture(log_shares, means, jnp.pad(scales, ((0, 0), (0, more), (0, more))) + unit[None], freedom)
 
 
@@ -292,7 +327,8 @@ def fit(
 ) -> _Fitted:
     r"""Fits a mixture to weighted points by the EM algorithm, for several degrees of freedom, and keeps the best.
 
-    A product is fitted one coordinate at a time.
+    A product is fitted one coordinate at a time. Where each axis has tails of its own, the axes of the components keep
+    their directions.
 
     Args:
         start: Where the algorithm starts: a mixture, or a product.
@@ -311,7 +347,8 @@ def fit(
 
     References:
         Peel and McLachlan (2000), Robust mixture modelling using the t distribution, section 3; Cappé, Douc, Guillin,
-        Marin and Robert (2008), section 4, for weighted points.
+        Marin and Robert (2008), section 4, for weighted points; Liu and Rubin (1995), for degrees of freedom that
+        change on the way.
 
     Example:
         >>> points = jax.random.normal(jax.random.key(0), (1000, 2)) + 3
@@ -320,10 +357,11 @@ def fit(
         True
     """
     require(iterations >= 1, "iterations", iterations, "at least 1")
-    fit = partial(_fit, iterations, weights=weights, shrinkage=shrinkage, heavier=heavier)
+    how = {"weights": weights, "shrinkage": shrinkage, "heavier": heavier}
+    fit = partial(_fit, iterations, **how)
     if isinstance(start, Product):
         return Product(jax.vmap(lambda factor, column: fit(factor, column[:, None]))(start.factors, points.T))
-    return fit(start, points)
+    return fit(start, points) if start.freedom.ndim == 0 else _fit_axes(iterations, start, points, **how)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -333,12 +371,11 @@ def _fit(iterations: int, start: Mixture, points: Array, weights: Array, shrinka
     whole = (weights[None] * centred.T) @ centred
 
     def improve(mixture: Mixture, _):
-        parts, distances = jax.vmap(partial(_parts, mixture))(points)
+        parts, e = jax.vmap(partial(_parts, mixture))(points)
         shares = jax.nn.softmax(parts, axis=1) * weights[:, None]
         sizes = jnp.sum(shares, axis=0) + jnp.finfo(points.dtype).tiny
         nu = mixture.freedom
-        # How much of a point's distance a component takes for the tail.
-        pulls = shares * jnp.where(nu <= FREEDOM, (nu + dim) / (nu + distances), 1)
+        pulls = shares * _pulls(nu, jnp.sum(e**2, axis=2), dim)
         means = (pulls.T @ points) / (jnp.sum(pulls, axis=0) + jnp.finfo(points.dtype).tiny)[:, None]
 
         def spread(pull, size, mean):
@@ -360,25 +397,65 @@ def _fit(iterations: int, start: Mixture, points: Array, weights: Array, shrinka
         mixture, _ = jax.lax.scan(improve, start._replace(freedom=nu), None, length=iterations)
         return mixture, weights @ jax.vmap(partial(log_density, mixture))(points)
 
-    mixtures, likelihoods = jax.lax.map(best_of, jnp.array([1, 2, 4, 8, 32], points.dtype))
+    mixtures, likelihoods = jax.lax.map(best_of, jnp.array([*HEAVIEST, FREEDOM], points.dtype))
     likelihoods = jnp.where(jnp.isnan(likelihoods), -jnp.inf, likelihoods)
     best = jnp.argmax(likelihoods >= jnp.max(likelihoods) - heavier)
     return jax.tree.map(lambda leaf: leaf[best], mixtures)
 
 
+@partial(jax.jit, static_argnums=0)
+def _fit_axes(
+    iterations: int, start: Mixture, points: Array, weights: Array, shrinkage: float, heavier: float
+) -> Mixture:
+    """As `_fit`, where each axis has tails of its own: all that changes is a shift, a width and a tail for each."""
+    few, tiny = shrinkage / len(start.means), jnp.finfo(points.dtype).tiny
+    freedoms = jnp.array([*HEAVIEST, jnp.inf], points.dtype)
+
+    def improve(mixture: Mixture, _):
+        parts, e = jax.vmap(partial(_parts, mixture))(points)
+        shares = jax.nn.softmax(parts, axis=1) * weights[:, None]
+        sizes, shares = jnp.sum(shares, axis=0), shares[..., None]
+
+        def with_tails(nu: Scalar) -> tuple[Array, Array, Array]:
+            pulls = shares * _pulls(nu, e**2, 1)
+            shifts = jnp.sum(pulls * e, axis=0) / (jnp.sum(pulls, axis=0) + tiny)
+            squares = (e - shifts[None]) ** 2
+            variances = (jnp.sum(pulls * squares, axis=0) + few) / (sizes[:, None] + few)
+            likelihoods = jnp.sum(shares * _log_student(nu, squares / variances[None], 1), axis=0)
+            return shifts, variances, jnp.sum(likelihoods - sizes[:, None] * jnp.log(variances) / 2, axis=0)
+
+        *changes, likelihoods = jax.lax.map(with_tails, freedoms)
+        enough = likelihoods >= jnp.max(likelihoods, axis=0)[None] - heavier / points.shape[1]
+        best = jnp.argmax(enough, axis=0)
+        shifts, variances = (jnp.take_along_axis(change, best[None, None], axis=0)[0] for change in changes)
+        means = mixture.means + jnp.einsum("cij,cj->ci", mixture.scales, shifts)
+        scales = mixture.scales * jnp.sqrt(variances)[:, None, :]
+        return Mixture(jax.nn.log_softmax(jnp.log(sizes + tiny)), means, scales, freedoms[best]), None
+
+    return jax.lax.scan(improve, start, None, length=iterations)[0]
+
+
+def _pulls(nu: Array, squares: Array, dim: int) -> Array:
+    """How much of a point's distance a component takes not for the tail."""
+    nu = jnp.broadcast_to(nu, squares.shape)
+    return jnp.where(nu <= FREEDOM, (nu + dim) / (nu + squares), 1)
+
+
 def _parts(mixture: Mixture, x: State) -> tuple[Array, Array]:
-    """Log shares times densities of the components, and the squared distances to them."""
+    """Log shares times densities of the components, and the point as the noise of each."""
     log_shares, means, scales, nu = mixture
-    dim = x.size
     e = jax.vmap(lambda mean, scale: jax.scipy.linalg.solve_triangular(scale, x - mean, lower=True))(means, scales)
-    distances = jnp.sum(e**2, axis=1)
+    determinants = jnp.sum(jnp.log(jnp.diagonal(scales, axis1=1, axis2=2)), axis=1)
+    if nu.ndim:
+        return log_shares - determinants + jnp.sum(_log_student(nu, e**2, 1), axis=1), e
+    return log_shares - determinants + _log_student(nu, jnp.sum(e**2, axis=1), x.size), e
+
+
+def _log_student(nu: Array, squares: Array, dim: int) -> Array:
+    """The log density of the standard Student-t distribution at points of these squared lengths."""
     finite = jnp.where(nu <= FREEDOM, nu, 1)
     constant = jax.scipy.special.gammaln((finite + dim) / 2) - jax.scipy.special.gammaln(finite / 2)
-    student = constant - dim / 2 * jnp.log(finite * jnp.pi) - (finite + dim) / 2 * jnp.log1p(distances / finite)
-    bell = -distances / 2 - dim / 2 * jnp.log(2 * jnp.pi)
-    determinants = jnp.sum(jnp.log(jnp.diagonal(scales, axis1=1, axis2=2)), axis=1)
-    return log_shares - determinants + jnp.where(nu <= FREEDOM, student, bell), distances
-
-
-def _log_parts(mixture: Mixture, x: State) -> Array:
-    return _parts(mixture, x)[0]
+    constant -= dim / 2 * jnp.log(finite * jnp.pi)
+    nu, finite, constant = (jnp.broadcast_to(leaf, squares.shape) for leaf in (nu, finite, constant))
+    student = constant - (finite + dim) / 2 * jnp.log1p(squares / finite)
+    return jnp.where(nu <= FREEDOM, student, -squares / 2 - dim / 2 * jnp.log(2 * jnp.pi))

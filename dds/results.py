@@ -443,9 +443,9 @@ def _weigh_chunk(family: Family, log_density: LogDensity, params: Params, key: K
 
 def _at_once(sampler: Sampler) -> int | None:
     """How many paths are drawn side by side, where a chunk of them would take a gigabyte; else `None`."""
-    size = noise_size(sampler)
-    several = isinstance(sampler.prior, Mixture) and len(sampler.prior.means) > 1
-    most = max(2**28 // (8 * size + several * size**2), 1)
+    prior = sampler.prior
+    matrix = prior.means.shape[1] ** 2 if isinstance(prior, Mixture) and len(prior.means) > 1 else 0
+    most = max(2**28 // (8 * noise_size(sampler) + matrix), 1)
     return most if most < CHUNK else None
 
 

@@ -110,6 +110,7 @@ def search(
         ('one mode, with a normal fit', True)
     """
     modes_key, fit_key, first_key, adapt_key, neck_key = split(key, 5)
+    tails_key = jax.random.fold_in(adapt_key, 0)
     dim, dense = start.mean.size, start.mean.size <= modes.DENSE
     if dim > modes.LARGE:
         return _without_matrices(fit_key, log_density, start)
@@ -152,6 +153,14 @@ def search(
         if neck.few and neck.ess > GOOD:
             return neck
     one = with_prior(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
+    if one.ess <= GOOD and len(found.points):
+        own = mixtures.pull(one.coordinates, mixtures.with_own_tails(modes.mixture(_relevant(found))))
+        count = len(own.means)
+        changes = {
+            "several_modes": count > 1,
+            "finding": f"{count if count > 1 else 'one'} mode{'s' * (count > 1)}, with tails of each coordinate's own",
+        }
+        one = with_prior(one, adaptation.adapt(tails_key, draw, own, wide=wide), 1.2 * one.ess, **changes)
     return one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
 
 
@@ -261,6 +270,13 @@ def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: S
     place = mixtures.moments(mixture)
     prior = mixtures.pull(place, mixture._replace(freedom=freedom))
     return found._replace(coordinates=place, prior=prior, several_modes=True, finding=f"{len(mixture.means)} modes")
+
+
+def _relevant(found: Modes) -> Modes:
+    """The modes that matter, and not more than can be adapted."""
+    heavy = np.flatnonzero(np.asarray(found.log_masses) > float(found.log_masses[0]) - RELEVANT)[: adaptation.ADAPTED]
+    points, scales, log_masses, counts, evaluations = found
+    return Modes(points[heavy], scales[heavy], log_masses[heavy], counts[heavy], evaluations)
 
 
 def _suffices(log_weights: LogWeights, precision: float) -> bool:

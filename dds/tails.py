@@ -114,7 +114,7 @@ def beyond(
     # The compiled program is kept for a bijection that is the same, and for any affine map.
     curved, affine = (None, coordinates) if isinstance(coordinates, Normal) else (coordinates, None)
     stretched, log_ratios = _stretched(log_density, curved, affine, x, factors.reshape(x.shape).astype(x.dtype))
-    above = np.asarray(weigh(stretched), np.float64) > float(np.max(log_weights)) + 1e-3  # rounding apart
+    above = np.asarray(weigh(stretched), np.float64) > float(np.max(log_weights)) + estimators.ROUNDING
     log_ratios = np.where(above, np.asarray(log_ratios, np.float64), -np.inf).reshape(-1, each)
     ratios = np.exp(np.minimum(log_ratios, 100.0))
     lower = np.mean(ratios, axis=1) - 2 * np.std(ratios, axis=1) / np.sqrt(each)

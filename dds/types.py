@@ -68,7 +68,9 @@ class Mixture(NamedTuple):
         log_shares: The logarithms of the shares of the components, which sum to one.
         means: Their centres.
         scales: Their lower Cholesky factors.
-        freedom: The degrees of freedom of all of them: a whole number from 1 to 32, or infinity.
+        freedom: The degrees of freedom of all of them: a whole number from 1 to 32, or infinity. Or, shape `(dim,)`,
+            those along each axis of a component, the columns of its scale, where tails are independent: up to 8, or
+            infinity.
     """
 
     log_shares: Float[Array, " components"]

@@ -122,6 +122,82 @@ def test_extend_adds_standard_coordinates(float64, freedom):
     assert mixtures.extend(mixture, 2).scales.shape == mixture.scales.shape
 
 
+def own_tails(freedom, shares=SHARES, means=MEANS, factors=FACTORS):
+    """Components with independent tails along their axes."""
+    return mixture_of(freedom, shares, means, factors)
+
+
+@pytest.mark.parametrize("freedom", [(1, 8), (2, np.inf)])
+def test_independent_tails_are_those_of_scipy(float64, freedom):
+    mixture = own_tails(freedom)
+    points = np.random.default_rng(0).normal(size=(50, 2)) * np.logspace(-1, 3, 50)[:, None]
+    parts = []
+    for share, mean, factor in zip(SHARES, MEANS, FACTORS, strict=True):
+        e = np.linalg.solve(factor, (points - mean).T)
+        each = [
+            scipy.stats.norm.logpdf(z) if np.isinf(nu) else scipy.stats.t(nu).logpdf(z)
+            for nu, z in zip(freedom, e, strict=True)
+        ]
+        parts.append(np.log(share) + np.sum(each, axis=0) - np.linalg.slogdet(factor)[1])
+    exact = scipy.special.logsumexp(parts, axis=0)
+    np.testing.assert_allclose(densities(mixture, jnp.asarray(points)), exact, rtol=1e-11)
+    more = mixtures.extend(mixture, 3)
+    beside = np.column_stack([points, points[:, 0]])
+    further = exact + scipy.stats.norm.logpdf(points[:, 0])
+    np.testing.assert_allclose(densities(more, jnp.asarray(beside)), further, rtol=1e-11)
+
+
+@pytest.mark.parametrize("freedom", [(1, 8), (2, np.inf)])
+def test_draws_with_independent_tails_are_those_of_scipy(freedom):
+    one = own_tails(freedom, [1.0], MEANS[1:2], FACTORS[1:2])
+    x = np.asarray(draws(one, noise_of(one, 20_000)), np.float64)
+    e = np.linalg.solve(FACTORS[1], (x - MEANS[1]).T)
+    ranks = []
+    for nu, z in zip(freedom, e, strict=True):
+        law = scipy.stats.norm() if np.isinf(nu) else scipy.stats.t(nu)
+        assert scipy.stats.kstest(z, law.cdf).pvalue > 6e-7
+        ranks.append(np.abs(law.cdf(z) - 0.5))
+    # Lengths that are stretched as one would be correlated.
+    assert abs(np.corrcoef(ranks)[0, 1]) < 5 / np.sqrt(len(x))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fit_recovers_the_tails_of_each_axis(float64, weighted):
+    truth = own_tails((2, np.inf), [0.4, 0.6], [[-6.0, 1.0], [5.0, 0.0]], FACTORS[:2])
+    points = draws(truth, noise_of(truth, 4000, 7))
+    start = [[-4.0, 0.0], [4.0, 0.0]], [2 * FACTORS[0], 0.5 * FACTORS[1]]
+    weights = jnp.full(4000, 1 / 4000)
+    if weighted:  # every other point counts twice, where there is one component
+        weights = jax.nn.softmax(jnp.where(points[:, 0] > 0, jnp.log(2.0), 0.0))
+    fitted = mixtures.fit(own_tails((4, 4), [0.5, 0.5], *start), points, weights, iterations=40, shrinkage=0.0)
+    assert fitted.freedom.tolist() == [2, np.inf]
+    share = 1.2 / 1.6 if weighted else 0.6
+    assert float(jnp.exp(fitted.log_shares[1])) == pytest.approx(share, abs=0.04)
+    for i in range(2):
+        ratio = np.linalg.solve(FACTORS[i], np.asarray(fitted.scales[i]))
+        np.testing.assert_allclose(ratio, np.eye(2), atol=0.15)
+        np.testing.assert_allclose(fitted.means[i], truth.means[i], atol=0.25)
+
+
+def test_the_fit_of_independent_tails_gains_with_every_iteration(float64):
+    truth = own_tails((2, 8), [0.4, 0.6], [[-2.0, 1.0], [2.0, 0.0]], FACTORS[:2])
+    points = draws(truth, noise_of(truth, 1000, 8))
+    mixture, weights = own_tails((4, 4), [0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], FACTORS[1:]), jnp.full(1000, 1e-3)
+    values = [float(jnp.mean(densities(mixture, points)))]
+    for _ in range(8):
+        mixture = mixtures.fit(mixture, points, weights, iterations=1, shrinkage=0.0)
+        values.append(float(jnp.mean(densities(mixture, points))))
+    assert (np.diff(values) > -1e-12).all()
+    assert values[-1] > values[0] + 0.1
+
+
+def test_own_tails_keep_the_curvature_in_the_middle(float64):
+    plain = mixtures.of_normal(Normal(jnp.array([0.3, -1.0]), jnp.asarray(FACTORS[1])))
+    own = mixtures.with_own_tails(plain, 4)
+    curvatures = [jax.hessian(partial(mixtures.log_density, each))(plain.means[0]) for each in (plain, own)]
+    np.testing.assert_allclose(*curvatures, rtol=1e-9)
+
+
 # All fits are of 1000 points by two components in two dimensions: it is compiled once.
 START = {"shares": [0.5, 0.5], "means": [[-1.0, 0.0], [1.0, 0.0]], "factors": [np.eye(2), np.eye(2)]}
 
@@ -239,6 +315,8 @@ def test_errors():
         with pytest.raises(ValueError, match=f"freedom must be 1 to 32, or infinity, got {freedom}"):
             mixtures.of_normal(normal.standard(2), freedom)
     start = mixtures.of_normal(normal.standard(2))
+    with pytest.raises(ValueError, match="freedom must be 1 to 8, got 9"):
+        mixtures.with_own_tails(start, 9)
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
         mixtures.fit(start, jnp.ones((4, 2)), jnp.full(4, 0.25), iterations=0)
 

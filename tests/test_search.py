@@ -341,10 +341,28 @@ def test_modes_are_not_taken_to_be_larger_than_heavy_tails_make_them():
 
 
 @pytest.mark.slow
+def test_modes_with_independent_tails():
+    # Twelve dimensions, tails of three degrees of freedom, which no component has: unequal modes and scales.
+    locations = jax.random.uniform(jax.random.key(5), (3, 12), minval=-10, maxval=10)
+    widths, shares = jnp.array([1.0, 0.8, 1.2])[:, None], jnp.log(jnp.array([0.5, 0.2, 0.3]))
+
+    def log_density(x):
+        z = (x[None] - locations) / widths
+        return jax.nn.logsumexp(shares + jnp.sum(jax.scipy.stats.t.logpdf(z, 3.0) - jnp.log(widths), axis=1)) + LOG_Z
+
+    found = search.search(jax.random.key(0), log_density, Normal(jnp.zeros(12), jnp.array(10.0)))
+    assert found.finding == "3 modes, with tails of each coordinate's own"
+    assert found.ess > 0.5
+    drawn = adaptation.rounds(log_density, found.coordinates, 10_000)(jax.random.key(1), found.prior)
+    estimate = estimators.log_z(drawn.log_weights)
+    assert abs(float(estimate.value) - LOG_Z) < 5 * float(estimate.standard_error) < 0.1
+
+
+@pytest.mark.slow
 def test_a_search_keeps_modes_with_heavy_tails():
     target = targets.student_mixture(50, modes=3)
     found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
-    assert found.finding == "3 modes"
+    assert found.finding.startswith("3 modes")
     assert np.all(np.exp(np.asarray(found.prior.log_shares)) > 0.1)
 
 
