@@ -26,7 +26,7 @@ WIDE = 0.1
 """The share of these draws; of the draws of a product, the share that is wide in some coordinate."""
 
 ADAPTED = 64
-"""The most components of a mixture that is adapted."""
+"""The most components of a mixture that is adapted, where each takes a matrix."""
 
 ENOUGH = 0.9
 """The effective sample size with which the adaptation ends."""
@@ -165,7 +165,7 @@ def adapt(
             prior = _improve_product(prior, drawn.states, _flattened(drawn.log_weights, 200))
             continue
         count, dim = prior.means.shape
-        if count > ADAPTED:
+        if count > ADAPTED and prior.freedom.ndim == 0:
             break
         prior = _improve(prior, drawn.states[:, :dim], _flattened(drawn.log_weights, 200 + 5 * dim), wide)
     return best

@@ -18,6 +18,9 @@ from dds.types import KeyArray, LogWeights, Scalar
 LEAST = 25
 """The fewest weights that have a tail to fit: its largest fifth, five of them or more."""
 
+POOR = 0.1
+"""The effective sample size below which weights alone are not relied on, however many there are."""
+
 ROUNDING = 1e-3
 """The largest difference of log weights that are the same but for rounding."""
 

@@ -56,10 +56,13 @@ class Report(NamedTuple):
 
     Attributes:
         paths: The number of paths behind them.
-        log_z: The estimate of `log Z`: that of the bridge where there is one, else that of the weights.
-        log_z_standard_error: Its standard error. Half the difference of the two estimates, as far as it is more than
-            the weights' own error, is part of it, and so are what a heavy tail of the weights may hide, and what is
-            known to lie farther out than any draw.
+        log_z: The estimate of `log Z`: that of the bridge where there is one, or that of the weights where it has the
+            smaller error, their effective sample size is not poor, their tail is light, and the bridge does not say
+            that there is more.
+        log_z_standard_error: Its standard error. What a heavy tail of the weights may hide is part of it, and what is
+            known to lie farther out than any draw; where there are two estimates, also half of their difference, as far
+            as it is more than the error of the other one explains; and for the bridge how far it still moved with the
+            last moves of refined paths.
         log_z_true: The truth, or `None`.
         elbo: The evidence lower bound.
         eubo: The evidence upper bound, or `None` without exact samples.
@@ -147,6 +150,7 @@ def summarise(
     forward_log_weights: Float[Array | np.ndarray, " forward_paths"] | None = None,
     explored_log_weights: Float[Array | np.ndarray, " explored_paths"] | None = None,
     refined_log_weights: Float[Array | np.ndarray, " refined_paths"] | None = None,
+    drift: float = 0.0,
     missed_modes: float | None = None,
     missed_tails: float | None = None,
     escaped: float | None = None,
@@ -164,6 +168,7 @@ def summarise(
         explored_log_weights: Log weights of paths noised from points found by other means, such as `dds.smc.temper`.
             Where the sampler does not go, paths have weights that it never sees.
         refined_log_weights: Log weights of paths of the target, as of `dds.smc.refine`.
+        drift: How far the bridge moved with their last moves.
         missed_modes: As in `Report`, of `dds.exploration.uncovered`.
         missed_tails: As in `Report`.
         escaped: As in `Report`.
@@ -184,21 +189,26 @@ def summarise(
     """
     estimate = estimators.log_z(log_weights)
     of_weights, weights_error = float(estimate.value), float(estimate.standard_error)
-    log_z, error, of_bridge, eubo_of_particles = of_weights, weights_error, None, None
+    pareto_k, heavy_share = estimators.pareto_k(log_weights), _heavy_share(log_weights)
+    log_z, error = of_weights, math.hypot(weights_error, _hidden(pareto_k, heavy_share, log_weights.size))
+    of_bridge, eubo_of_particles = None, None
     ess = round(float(estimators.effective_sample_size(log_weights)), 6)
     samples = ess * log_weights.size
     if refined_log_weights is not None:
         bridge = estimators.bridge(log_weights, refined_log_weights)
-        log_z = of_bridge = float(bridge.value)
-        systematic = max(abs(of_bridge - of_weights) - 2 * weights_error, 0.0) / 2
-        error = math.hypot(DEPENDENT * float(bridge.standard_error), systematic)
+        of_bridge, bridge_error = float(bridge.value), DEPENDENT * float(bridge.standard_error)
+        apart = of_bridge - of_weights
+        # Refined paths begin as so many of the sampler's own: what these do not reach the bridge hardly sees.
+        hidden = _hidden(pareto_k, heavy_share, min(log_weights.size, refined_log_weights.size))
+        its_error = math.hypot(bridge_error, max(abs(apart) - 2 * weights_error, 0.0) / 2, drift, hidden)
+        error = math.hypot(error, max(abs(apart) - 2 * bridge_error, 0.0) / 2)
+        sound = ess >= estimators.POOR and _is_light(pareto_k, heavy_share, log_weights.size)
+        if not (sound and error < its_error and apart <= 2 * math.hypot(weights_error, bridge_error)):
+            log_z, error = of_bridge, its_error
         eubo_of_particles = _or_nan(estimators.eubo, refined_log_weights)
         pooled = estimators.pool(log_weights, refined_log_weights, bridge.value)
         samples = float(estimators.effective_sample_size(pooled)) * pooled.size
-    pareto_k, heavy_share = estimators.pareto_k(log_weights), _heavy_share(log_weights)
-    # Refined paths begin as so many of the sampler's own: what these do not reach the bridge hardly sees.
-    reached = log_weights.size if refined_log_weights is None else min(log_weights.size, refined_log_weights.size)
-    error = math.hypot(error, _hidden(pareto_k, heavy_share, reached), missed_tails or 0.0, escaped or 0.0)
+    error = math.hypot(error, missed_tails or 0.0, escaped or 0.0)
     forward, explored = forward_log_weights, explored_log_weights
     return Report(
         paths=log_weights.size,
@@ -239,6 +249,15 @@ def _hidden(pareto_k: float, heavy_share: float, paths: int) -> float:
     if not _is_heavy(pareto_k, heavy_share):
         return 0.0
     return heavy_share * max(paths // 100, 1) ** (min(pareto_k, 1.0) - 1)
+
+
+def _is_light(pareto_k: float, heavy_share: float, paths: int) -> bool:
+    return pareto_k <= _limit(paths) or heavy_share <= HEAVY
+
+
+def _limit(paths: int) -> float:
+    """The largest Pareto k with which so many paths give an estimate."""
+    return float(min(1 - 1 / np.log10(max(paths, 11)), 0.7))
 
 
 def _is_heavy(pareto_k: float, heavy_share: float) -> bool:
@@ -403,11 +422,11 @@ def _by_weights(report: Report) -> list[Finding]:
     ]
     broken = f"{report.nan_share:.1%} of the paths end where the density is not a number, and count as of weight zero"
     found.append(Finding("nan_share", report.nan_share, NAN_SHARE, bool(report.nan_share <= NAN_SHARE), broken))
-    limit = min(1 - 1 / np.log10(max(report.paths, 11)), 0.7)
-    light = report.pareto_k <= limit or report.heavy_share <= HEAVY
+    limit = _limit(report.paths)
+    light = _is_light(report.pareto_k, report.heavy_share, report.paths)
     if report.log_z_of_bridge is None or not sound:
         heavy = f"Pareto k is {report.pareto_k:.2f}, above {limit:.2f}: a few paths carry the estimate"
-        found.append(Finding("pareto_k", report.pareto_k, float(limit), bool(light), heavy))
+        found.append(Finding("pareto_k", report.pareto_k, limit, bool(light), heavy))
     few = f"{report.paths} paths are worth only {_count(report.samples)} samples"
     enough = report.samples >= MINIMAL_SAMPLES
     found.append(Finding("samples", report.samples, MINIMAL_SAMPLES, bool(enough), few))

@@ -31,7 +31,7 @@ UNDERRATED = 0.6
 """How far Laplace's approximation can be below the mass, in nats for each dimension: with Cauchy tails, log(pi) / 2."""
 
 COMPONENTS = 512
-"""The most modes at which a sampler is checked, and so the most components of a mixture: fewer above 16 dimensions."""
+"""The most modes at which a sampler is checked in up to 16 dimensions (`most_modes`)."""
 
 
 class Explored(NamedTuple):
@@ -132,7 +132,7 @@ def uncovered(
     """
     if not len(found.points):
         return np.zeros(0)
-    points, scales, log_masses = (leaf[: _most(found.points.shape[1])] for leaf in found[:3])
+    points, scales, log_masses = (leaf[: most_modes(found.points.shape[1])] for leaf in found[:3])
     draws, log_weights = _around(log_density, points, scales)
     weights = np.asarray(weigh(draws.reshape(-1, points.shape[1]))).reshape(len(points), -1)
     with np.errstate(invalid="ignore"):  # of a sampler that found nothing
@@ -145,7 +145,19 @@ def uncovered(
     return np.exp(np.where(missed, masses - total, -np.inf)) if np.isfinite(total) else np.zeros(len(points))
 
 
-def _most(dim: int) -> int:
+def most_modes(dim: int) -> int:
+    """The most modes at which a sampler is checked, and so the most components of a mixture.
+
+    Args:
+        dim: The dimension.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> most_modes(10), most_modes(50), most_modes(100)
+        (512, 52, 32)
+    """
     return int(np.clip(2**17 // dim**2, 32, COMPONENTS))
 
 

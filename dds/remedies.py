@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from dds import adaptation, conditional, coordinates, mixtures, modes, normal, smc, tails
 from dds.checks import typed
 from dds.compiling import in_batches, once, split
-from dds.search import DRAWS, GOOD, POOR, Found, with_prior
+from dds.estimators import POOR
+from dds.search import DRAWS, GOOD, Found, with_prior
 from dds.types import KeyArray, LogDensity, Mixture, Normal, Product
 
 SHARE = 0.2

@@ -15,7 +15,7 @@ from dds import devices, estimators, evaluation, exploration, losses, normal, re
 from dds.checks import require, typed
 from dds.compiling import QUICK, once, split
 from dds.paths import noise_path, noise_size, sample_path, steps
-from dds.search import CHEAP, POOR
+from dds.search import CHEAP
 from dds.types import Arrays, Family, KeyArray, LogDensity, Mixture, Params, Sampler, Target
 
 CHUNK = 1000
@@ -24,8 +24,11 @@ CHUNK = 1000
 REFINED, ROOM = 2000, 2**26
 """The number of paths that are refined where weights alone do not do, and the most numbers that they are made of."""
 
+OWN = 100_000
+"""The most own paths of a sampler with steps: about as many as refining costs."""
+
 SEVERAL = 500
-"""The effective number of samples from which they are asked what lies farther out; or else a share of `POOR`."""
+"""The effective number of samples from which they are asked what lies farther out; or a share of `estimators.POOR`."""
 
 MEMORY = 2**24
 """The most numbers that more paths may take to store."""
@@ -128,9 +131,10 @@ def evaluate(
     """Draws from a trained sampler, checks it against other points of the target, and says what it is worth.
 
     If the standard error of the paths asked for is above a quarter of the goal, or they are worth too few samples, and
-    paths are cheap, more are drawn. Where that is not enough, or the weights have a heavy tail, paths of one step or
-    more are refined (`dds.smc.refine`), and both kinds are taken together: then the weights are those of
-    `dds.estimators.pool`, and log Z that of `dds.estimators.bridge`. Of more paths than were asked for, as many are
+    enough more cost less than what else there is to do, they are drawn. Where that does not do, or the weights have a
+    heavy tail, paths of one step or more are refined (`dds.smc.refine`), and both kinds are taken together: then the
+    weights are those of `dds.estimators.pool`, and log Z that of `dds.estimators.bridge`, or of the weights alone where
+    that is the better one. Of more paths than were asked for, as many are
     resampled, with equal weights. Where the density is not a number a path has weight zero; the report says how many.
 
     Args:
@@ -173,8 +177,9 @@ def evaluate(
     counted = len(log_w) + (0 if forward is None else paths) + len(explored.points)
 
     refined, log_z = None, estimators.log_z(log_w)
-    if steps(sampler) > 0 and REFINED * noise_size(sampler) <= ROOM and _is_poor(log_w, goal.precision):
-        refined = smc.refine(refine_key, sampler, target.log_density, REFINED)
+    if _refinable(sampler) and _is_poor(log_w, goal.precision):
+        how = {"log_weights": log_w, "precision": goal.precision}
+        refined = smc.refine(refine_key, sampler, target.log_density, REFINED, **how)
         log_z = estimators.bridge(log_w, refined.log_weights)
         evaluations += refined.evaluations
     checked, looked = _check(check_key, target, sampler, weigh, explored, points, log_w, refined, float(log_z.value))
@@ -185,6 +190,7 @@ def evaluate(
         log_z_true_error=target.log_z_error,
         forward_log_weights=forward,
         refined_log_weights=None if refined is None else refined.log_weights,
+        drift=0.0 if refined is None else refined.drift,
         settled=explored.settled,
         nan_share=nan_share,
         **checked,
@@ -221,7 +227,8 @@ def _drawn(
     first_key, more_key = split(key)
     draw = partial(_draw, recipe.family, target.log_density, fit.params)
     points, log_w = draw(first_key, paths)
-    cheap = CHEAP // (steps(recipe.family.sampler(fit.params)) + 1)
+    sampler = recipe.family.sampler(fit.params)
+    cheap = OWN if _refinable(sampler) else CHEAP // (steps(sampler) + 1)
     more = _more(np.where(np.isnan(log_w), -np.inf, log_w), paths, goal, min(cheap, MEMORY // target.dim))
     if more > 0:
         others = draw(more_key, more)
@@ -231,13 +238,18 @@ def _drawn(
 
 
 def _more(log_weights: np.ndarray, paths: int, goal: Goal, most: int) -> int:
-    """How many more paths bring the standard error to a quarter of the goal, or at least to half, if they are cheap."""
+    """How many more paths bring the standard error to a quarter of the goal, or at least below it, if cheap enough."""
     error, count = float(estimators.log_z(log_weights).standard_error), log_weights.size
     if not np.isfinite(error):
         return 0
     few = int(min(goal.draws, paths) / float(estimators.effective_sample_size(log_weights))) + 1
-    enough, good = (max(int(count * (parts * error / goal.precision) ** 2), few) for parts in (2, 4))
+    enough, good = (max(int(count * (parts * error / goal.precision) ** 2), few) for parts in (1.25, 4))
     return max(min(good, most) - count, 0) if enough <= most else 0
+
+
+def _refinable(sampler: Sampler) -> bool:
+    """Whether paths can be refined: they have steps, and there is room for what they are made of."""
+    return steps(sampler) > 0 and REFINED * noise_size(sampler) <= ROOM
 
 
 def _each(sampler: Sampler) -> int:
@@ -264,7 +276,7 @@ def _is_poor(log_weights: np.ndarray, precision: float) -> bool:
         return False
     report = evaluation.summarise(log_weights)
     light = all(finding.holds for finding in evaluation.findings(report))
-    return not (light and report.ess > POOR and report.log_z_standard_error <= precision)
+    return not (light and report.ess > estimators.POOR and report.log_z_standard_error <= precision)
 
 
 def _check(
@@ -291,7 +303,7 @@ def _check(
         return checked, 0
     missed, evaluations = explored.points[:0], 0
     ess = float(estimators.effective_sample_size(log_weights))
-    if ess >= POOR or ess * len(log_weights) >= SEVERAL:  # fewer samples say nothing of farther ones
+    if ess >= estimators.POOR or ess * len(log_weights) >= SEVERAL:  # fewer samples say nothing of farther ones
         weigh_far = partial(weigh, far_key)
         far = tails.beyond(far_key, target.log_density, sampler.coordinates, weigh_far, points, log_weights)
         evaluations = far.evaluations + far.weighed * _each(sampler)

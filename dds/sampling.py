@@ -153,7 +153,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     looked, tried, record = Looked(found, explored, None, cost), set(), ()
     for i in range(LOOKS):
         evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
-        if found.ess < search.POOR and "temper" not in tried:
+        if found.ess < estimators.POOR and "temper" not in tried:
             found, before = remedies.temper(temper_key, log_density, start, found), found
             tried.add("temper")
             cost += found.evaluations - before.evaluations
@@ -191,7 +191,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             tried.add("straighten")
         if explored is asked and found.prior is before.prior and "temper" not in tried:
             # The effective sample size of a part of the target is not to be compared with.
-            ess = search.POOR if "missed_tails" in doubts else result.report.ess
+            ess = estimators.POOR if "missed_tails" in doubts else result.report.ess
             found = remedies.temper(temper_key, log_density, start, found._replace(ess=ess))
             tried.add("temper")
         cost += found.evaluations - before.evaluations
@@ -286,7 +286,7 @@ def met(result: Result, goal: Goal) -> bool:
     """
     report, count = result.report, len(result.log_weights)
     good = report.log_z_standard_error <= goal.precision and report.samples >= min(goal.draws, count)
-    return bool(good and report.ess >= search.POOR and not _doubts(report))
+    return bool(good and report.ess >= estimators.POOR and not _doubts(report))
 
 
 @typed
@@ -342,7 +342,9 @@ def beside(results: list[Result]) -> list[Result]:
 
 @typed
 def better(one: Result, other: Result) -> Result:
-    """The better of two results: with fewer doubts, else with the smaller standard error.
+    """The better of two results: that without a doubt, with fewer of them, or else with the smaller standard error.
+
+    Of doubted ones, what lies farther out or escapes counts no more than as the part of the error that it is.
 
     Args:
         one: A result.
@@ -360,8 +362,10 @@ def better(one: Result, other: Result) -> Result:
         True
     """
 
-    def rank(result: Result) -> tuple[int, float]:
-        return len(_doubts(result.report)), np.nan_to_num(result.report.log_z_standard_error, nan=np.inf)
+    def rank(result: Result) -> tuple[bool, int, float]:
+        doubts = _doubts(result.report)
+        error = np.nan_to_num(result.report.log_z_standard_error, nan=np.inf)
+        return bool(doubts), len(doubts - {"missed_tails", "escaped"}), error
 
     return one if rank(one) < rank(other) else other
 

@@ -42,9 +42,6 @@ CHEAP = 2**18
 GOOD = 0.5
 """The effective sample size from which the search ends, if the weights have a light tail, too."""
 
-POOR = 0.1
-"""The effective sample size below which importance sampling is not relied on, however many draws there are."""
-
 
 class Found(NamedTuple):
     """What `search` found.
@@ -154,13 +151,7 @@ def search(
             return neck
     one = with_prior(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
     if one.ess <= GOOD and len(found.points):
-        own = mixtures.pull(one.coordinates, mixtures.with_own_tails(modes.mixture(_relevant(found))))
-        count = len(own.means)
-        changes = {
-            "several_modes": count > 1,
-            "finding": f"{count if count > 1 else 'one'} mode{'s' * (count > 1)}, with tails of each coordinate's own",
-        }
-        one = with_prior(one, adaptation.adapt(tails_key, draw, own, wide=wide), 1.2 * one.ess, **changes)
+        one = _with_own_tails(tails_key, draw, one, wide)
     return one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
 
 
@@ -272,18 +263,23 @@ def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: S
     return found._replace(coordinates=place, prior=prior, several_modes=True, finding=f"{len(mixture.means)} modes")
 
 
-def _relevant(found: Modes) -> Modes:
-    """The modes that matter, and not more than can be adapted."""
-    heavy = np.flatnonzero(np.asarray(found.log_masses) > float(found.log_masses[0]) - RELEVANT)[: adaptation.ADAPTED]
-    points, scales, log_masses, counts, evaluations = found
-    return Modes(points[heavy], scales[heavy], log_masses[heavy], counts[heavy], evaluations)
+def _with_own_tails(key: KeyArray, draw: adaptation.Draw, found: Found, wide: Mixture) -> Found:
+    """With a component for each mode that matters, whose coordinates have tails of their own, if that is better."""
+    points, scales, log_masses, counts, evaluations = found.modes
+    heavy = np.asarray(log_masses) > float(log_masses[0]) - RELEVANT
+    heavy = np.flatnonzero(heavy)[: exploration.most_modes(points.shape[1])]
+    relevant = Modes(points[heavy], scales[heavy], log_masses[heavy], counts[heavy], evaluations)
+    own = mixtures.pull(found.coordinates, mixtures.with_own_tails(modes.mixture(relevant)))
+    count = f"{len(heavy)} modes" if len(heavy) > 1 else "one mode"
+    changes = {"several_modes": len(heavy) > 1, "finding": f"{count}, with tails of each coordinate's own"}
+    return with_prior(found, adaptation.adapt(key, draw, own, wide=wide), 1.2 * found.ess, **changes)
 
 
 def _suffices(log_weights: LogWeights, precision: float) -> bool:
     """Whether importance sampling with so many draws as are cheap will do, and its weights have a light tail."""
     ess = float(estimators.effective_sample_size(log_weights))
     error = np.sqrt((1 / ess - 1) / CHEAP) if ess > 0 else np.inf
-    return ess > POOR and error < precision / 2 and estimators.pareto_k(log_weights) < 0.6
+    return ess > estimators.POOR and error < precision / 2 and estimators.pareto_k(log_weights) < 0.6
 
 
 def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found) -> Found:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from dds import devices, estimators, losses, mixtures, normal
 from dds.checks import require, typed
-from dds.compiling import QUICK
+from dds.compiling import QUICK, split
 from dds.paths import noise_size, path_of_noise
 from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal, Sampler, Scalar, State
 
@@ -32,6 +32,9 @@ COLLAPSED = 0.05
 
 DENSE = 128
 """The dimension up to which moves are scaled by the covariance of the particles, if these are ten times as many."""
+
+FURTHER, DOUBLINGS = 32, 3
+"""The first further moves of refined paths, and how often there are twice as many again, at most, less one."""
 
 
 class Particles(NamedTuple):
@@ -62,6 +65,7 @@ class Refined(NamedTuple):
         log_z: The estimate of `log Z`.
         evaluations: The number of evaluations of the density.
         stages: The number of stages that it took.
+        drift: How far the bridge still moved with the last further moves; 0 where there were none.
     """
 
     points: Float[Array, "count dim"]
@@ -69,6 +73,7 @@ class Refined(NamedTuple):
     log_z: float
     evaluations: int
     stages: int
+    drift: float = 0.0
 
 
 class _Particle(NamedTuple):
@@ -175,6 +180,8 @@ def refine(
     log_density: LogDensity,
     count: int,
     *,
+    log_weights: LogWeights | None = None,
+    precision: float = 0.01,
     mcmc_steps: int = 8,
     ess_threshold: float = 0.9,
     gradient: bool = True,
@@ -183,12 +190,18 @@ def refine(
 
     The particles are the standard normal noise $e$ of paths; the tempered density is
     $\mathcal N(e; 0, I)\, w(e)^\beta$. It mends weights with a heavy tail where the sampler roughly knows the geometry.
+    The particles begin as paths of the sampler, and it takes moves to reach what these seldom do: while they are few,
+    estimates are too small. Where the sampler's own log weights are given, there are further moves at the target, each
+    time twice as many, until `dds.estimators.bridge` of both does not change any more.
 
     Args:
         key: The random key.
         sampler: The sampler.
         log_density: The log density of the target.
         count: The number of particles, at least 2.
+        log_weights: Log weights of paths of the sampler.
+        precision: The standard error of log Z that is wanted: the bridge rests if it changes by less than a half of
+            that, or than its own standard error.
         mcmc_steps: As in `temper`.
         ess_threshold: As in `temper`.
         gradient: As in `temper`.
@@ -223,11 +236,26 @@ def refine(
 
     start = Normal(jnp.zeros(size, dtype), jnp.ones((), dtype))
     options = {"mcmc_steps": mcmc_steps, "ess_threshold": ess_threshold, "gradient": gradient}
-    noise, log_z, stages, evaluations, _ = temper(key, log_target, start, count, **options)
-    points, log_w = devices.program(devices.share(path, batch_size=1000))(noise)
+    temper_key, further_key = split(key)
+    noise, log_z, stages, evaluations, _ = temper(temper_key, log_target, start, count, **options)
+    weigh = devices.program(devices.share(path, batch_size=1000))
+    points, log_w = weigh(noise)
     log_z -= 0.5 * size * float(np.log(2 * np.pi))
+    drift, moves, log_size = 0.0, 0, jnp.zeros((), dtype)
+    if log_weights is not None:
+        bridge, error = estimators.bridge(log_weights, log_w)
+        for i in range(DOUBLINGS):
+            for _ in range(2**i):
+                move_key = jax.random.fold_in(further_key, moves)
+                noise, log_size = _further(log_target, (FURTHER, gradient), move_key, start, noise, log_size)
+                moves += FURTHER
+            points, log_w = weigh(noise)
+            before, (bridge, error) = bridge, estimators.bridge(log_weights, log_w)
+            drift = abs(float(bridge - before))
+            if not drift > max(precision / 2, float(error)):
+                break
     each = jax.tree.leaves(sampler.reference.rows)[0].shape[0] + 1
-    return Refined(points, log_w, log_z, evaluations * each, stages)
+    return Refined(points, log_w, log_z, (evaluations + moves * count) * each, stages, drift)
 
 
 @partial(devices.program, static=2, compiler_options=QUICK)
@@ -239,14 +267,7 @@ def _temper(
     ess_threshold: Scalar,
 ) -> tuple[_Population, Int[Array, ""]]:
     count, mcmc_steps, max_stages, settling, gradient = numbers
-
-    def with_score(function: LogDensity, x: State) -> tuple[Scalar, State]:
-        return jax.value_and_grad(function)(x) if gradient else (function(x), jnp.zeros_like(x))
-
-    def at(x: State) -> _Particle:
-        value, score = with_score(log_density, x)
-        value = jnp.where(jnp.isfinite(value), value, -jnp.inf)
-        return _Particle(x, value, score, *with_score(partial(mixtures.log_density, start), x))
+    at = partial(_at, log_density, gradient, start)
 
     def stage(carry):
         i, (particles, beta, log_size, log_z, _, least, done) = carry
@@ -278,6 +299,31 @@ def _temper(
     stages: Any
     stages, population = jax.lax.while_loop(unfinished, stage, (1, first))
     return population, stages - 1
+
+
+@partial(devices.program, static=2, compiler_options=QUICK)
+def _further(
+    log_density: LogDensity,
+    numbers: tuple[int, bool],
+    key: KeyArray,
+    start: Normal,
+    points: Float[Array, "count dim"],
+    log_size: Scalar,
+) -> tuple[Array, Scalar]:
+    """Points after further moves at the target, and the step size that they came to."""
+    mcmc_steps, gradient = numbers
+    at = partial(_at, log_density, gradient, start)
+    particles, log_size = _move(key, at, jnp.ones_like(log_size), devices.share(at)(points), log_size, mcmc_steps)
+    return particles.x, log_size
+
+
+def _at(log_density: LogDensity, gradient: bool, start: Normal | Mixture, x: State) -> _Particle:
+    def with_score(function: LogDensity) -> tuple[Scalar, State]:
+        return jax.value_and_grad(function)(x) if gradient else (function(x), jnp.zeros_like(x))
+
+    value, score = with_score(log_density)
+    value = jnp.where(jnp.isfinite(value), value, -jnp.inf)
+    return _Particle(x, value, score, *with_score(partial(mixtures.log_density, start)))
 
 
 def _largest_step(log_ratios: Float[Array, " count"], limit: Scalar, ess_threshold: Scalar) -> Scalar:

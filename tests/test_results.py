@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import dds
-from dds import evaluation, exploration, families, losses, normal, recipes, results, storage, training
+from dds import estimators, evaluation, exploration, families, losses, normal, recipes, results, storage, training
 
 LOG_Z = 1.5 * np.log(2 * np.pi) + np.log(2.0)
 SHIFT = jnp.array([1.0, -2.0])
@@ -42,6 +42,17 @@ def test_samples_have_the_structure_and_the_moments_of_the_parameters(result):
     assert result.seconds[0] > result.seconds[1] > 0
     report = result.report
     assert result.tried == (("gates", report.log_z, report.log_z_standard_error, report.ess, result.seconds[0]),)
+
+
+def test_more_paths_are_drawn_where_they_reach_the_goal_and_are_not_too_many():
+    rng, goal = np.random.default_rng(0), results.Goal(precision=0.01, draws=1000)
+    log_w = rng.normal(size=10_000).astype(np.float32)
+    error = float(estimators.log_z(log_w).standard_error)
+    least, enough = (int(10_000 * (parts * error / 0.01) ** 2) for parts in (1.25, 4))
+    assert 10_000 < least < enough
+    for most, more in ((least - 1, 0), (least, least - 10_000), (enough, enough - 10_000), (10**9, enough - 10_000)):
+        assert results._more(log_w, 10_000, goal, most) == more
+    assert results._more(np.zeros(10_000, np.float32), 10_000, goal, 10**9) == 0
 
 
 def test_more_samples_are_others(result):

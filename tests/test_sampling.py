@@ -52,7 +52,7 @@ def test_the_cheapest_sampler_is_enough_where_it_is(result):
     [
         ({"log_z_standard_error": 0.01}, {"log_z_standard_error": 0.0101}),
         ({"samples": 400.0}, {"samples": 399.0}),  # of 400 samples no more can be asked
-        ({"ess": search.POOR}, {"ess": search.POOR - 1e-3}),
+        ({"ess": estimators.POOR}, {"ess": estimators.POOR - 1e-3}),
         ({"missed_mass": evaluation.MISSED}, {"missed_mass": evaluation.MISSED + 1e-3}),
         ({"log_z_true": 100.0}, {"missed_modes": 1.0}),  # the truth is not asked
         ({"missed_exact": 1.0}, {"nan_share": 0.5}),  # nor are exact samples
@@ -69,6 +69,12 @@ def test_the_better_result_has_fewer_doubts_and_then_the_smaller_error(result):
     assert sampling.better(doubted, worse) is worse
     assert sampling.better(worse, doubted) is worse
     assert sampling.better(worse, result) is result
+    # What lies farther out is in the error; what is missed is not.
+    far = with_report(result, missed_tails=0.02, escaped=0.01, log_z_standard_error=0.03)
+    few = with_report(result, samples=20.0, log_z_standard_error=0.5)
+    for pair in ((far, few), (few, far)):
+        assert sampling.better(*pair) is far
+        assert sampling.better(worse, *pair[:1]) is worse
 
 
 def test_a_climb_ends_when_the_goal_is_met_and_counts_all_that_was_tried(monkeypatch, result):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from problems import log_weights
 
-from dds import coordinates, estimators, families, kernels, losses, paths, references, schedules, smc, targets
+from dds import coordinates, estimators, families, kernels, losses, normal, paths, references, schedules, smc, targets
 from dds.evaluation import findings, summarise
 from dds.types import Normal, Sampler
 
@@ -65,6 +65,32 @@ def test_refined_paths_are_of_the_target():
     bridge = estimators.bridge(own, refined.log_weights)
     for estimate in (bridge.value, refined.log_z):
         assert estimate == pytest.approx(np.log(2 * np.pi), abs=0.1)
+
+
+def test_refined_paths_move_until_the_bridge_rests():
+    # A sampler narrower than the target in each of twenty coordinates: paths reach the tails only step by step.
+    family = families.importance(Normal(jnp.zeros(20), jnp.array(0.75)))
+    sampler = family.sampler(())
+
+    def log_density(x):
+        return normal.log_density(normal.standard(20), x)
+
+    own = log_weights(jax.random.key(5), sampler, log_density, 10_000)
+    found = []
+    for seed in range(3):
+        few = smc.refine(jax.random.key(seed), sampler, log_density, 1000, mcmc_steps=1)
+        more = smc.refine(jax.random.key(seed), sampler, log_density, 1000, mcmc_steps=1, log_weights=own)
+        assert few.drift == 0
+        assert (more.log_z, more.stages) == (few.log_z, few.stages)
+        rounds = (more.evaluations - few.evaluations) / (1000 * smc.FURTHER)
+        assert rounds in (1, 3, 7)
+        found.append([float(estimators.bridge(own, each.log_weights).value) for each in (few, more)])
+        # It went on only where it had not come to rest.
+        error = float(estimators.bridge(own, more.log_weights).standard_error)
+        assert rounds == 7 or more.drift <= max(0.005, error)
+    before, after = np.mean(found, axis=0)
+    assert before < -0.04
+    assert abs(after) < 0.04
 
 
 def test_points_without_density_are_lost():
