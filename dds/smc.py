@@ -33,6 +33,9 @@ COLLAPSED = 0.05
 DENSE = 128
 """The dimension up to which moves are scaled by the covariance of the particles, if these are ten times as many."""
 
+MOST_STAGES = 500
+"""The most stages, unless it is said otherwise."""
+
 FURTHER, DOUBLINGS = 32, 3
 """The first further moves of refined paths, and how often there are twice as many again, at most, less one."""
 
@@ -105,7 +108,7 @@ def temper(
     *,
     mcmc_steps: int = 10,
     ess_threshold: float = 0.9,
-    max_stages: int = 500,
+    max_stages: int = MOST_STAGES,
     settling: int = 0,
     gradient: bool = True,
 ) -> Particles:
@@ -156,21 +159,29 @@ def temper(
         >>> round(float(jnp.mean(points[:, 0] > 0)), 1)
         0.5
     """
+    numbers = (count, mcmc_steps, max_stages, settling, gradient)
+    return _tempered(key, log_density, start, numbers, ess_threshold)[0]
+
+
+def _tempered(
+    key: KeyArray,
+    log_density: LogDensity,
+    start: Normal | Mixture,
+    numbers: tuple[int, int, int, int, bool],
+    ess_threshold: float,
+) -> tuple[Particles, _Population]:
+    """Particles, and all that is known of them."""
+    count, mcmc_steps, max_stages, settling, _ = numbers
     require(count >= 2, "count", count, "at least 2")
     require(mcmc_steps >= 1, "mcmc_steps", mcmc_steps, "at least 1")
     require(0 < ess_threshold < 1, "ess_threshold", ess_threshold, "in (0, 1)")
     require(max_stages >= 1, "max_stages", max_stages, "at least 1")
     require(settling >= 0, "settling", settling, "at least 0")
-    numbers = (count, mcmc_steps, max_stages, settling, gradient)
     population, stages = _temper(log_density, numbers, key, start, ess_threshold)
     particles, _, _, log_z, rise, least, _ = population
-    return Particles(
-        particles.x,
-        float(log_z),
-        int(stages),
-        count * (int(stages) * mcmc_steps + 1),
-        bool(np.isfinite(log_z) & (rise < 2) & (least > COLLAPSED)),
-    )
+    settled = bool(np.isfinite(log_z) & (rise < 2) & (least > COLLAPSED))
+    evaluations = count * (int(stages) * mcmc_steps + 1)
+    return Particles(particles.x, float(log_z), int(stages), evaluations, settled), population
 
 
 @typed
@@ -235,21 +246,23 @@ def refine(
         return path(e)[1] - 0.5 * jnp.sum(e**2)
 
     start = Normal(jnp.zeros(size, dtype), jnp.ones((), dtype))
-    options = {"mcmc_steps": mcmc_steps, "ess_threshold": ess_threshold, "gradient": gradient}
     temper_key, further_key = split(key)
-    noise, log_z, stages, evaluations, _ = temper(temper_key, log_target, start, count, **options)
+    numbers = (count, mcmc_steps, MOST_STAGES, 0, gradient)
+    tempered, population = _tempered(temper_key, log_target, start, numbers, ess_threshold)
+    noise, log_z, stages, evaluations, _ = tempered
+    particles, log_size = population.particles, population.log_size
     weigh = devices.program(devices.share(path, batch_size=1000))
     points, log_w = weigh(noise)
     log_z -= 0.5 * size * float(np.log(2 * np.pi))
-    drift, moves, log_size = 0.0, 0, jnp.zeros((), dtype)
+    drift, moves = 0.0, 0
     if log_weights is not None:
         bridge, error = estimators.bridge(log_weights, log_w)
         for i in range(DOUBLINGS):
             for _ in range(2**i):
                 move_key = jax.random.fold_in(further_key, moves)
-                noise, log_size = _further(log_target, (FURTHER, gradient), move_key, start, noise, log_size)
+                particles, log_size = _further(log_target, gradient, move_key, start, particles, log_size)
                 moves += FURTHER
-            points, log_w = weigh(noise)
+            points, log_w = weigh(particles.x)
             before, (bridge, error) = bridge, estimators.bridge(log_weights, log_w)
             drift = abs(float(bridge - before))
             if not drift > max(precision / 2, float(error)):
@@ -303,18 +316,11 @@ def _temper(
 
 @partial(devices.program, static=2, compiler_options=QUICK)
 def _further(
-    log_density: LogDensity,
-    numbers: tuple[int, bool],
-    key: KeyArray,
-    start: Normal,
-    points: Float[Array, "count dim"],
-    log_size: Scalar,
-) -> tuple[Array, Scalar]:
-    """Points after further moves at the target, and the step size that they came to."""
-    mcmc_steps, gradient = numbers
+    log_density: LogDensity, gradient: bool, key: KeyArray, start: Normal, particles: _Particle, log_size: Scalar
+) -> tuple[_Particle, Scalar]:
+    """Particles after further moves at the target, and the step size that they came to."""
     at = partial(_at, log_density, gradient, start)
-    particles, log_size = _move(key, at, jnp.ones_like(log_size), devices.share(at)(points), log_size, mcmc_steps)
-    return particles.x, log_size
+    return _move(key, at, jnp.ones_like(log_size), particles, log_size, FURTHER)
 
 
 def _at(log_density: LogDensity, gradient: bool, start: Normal | Mixture, x: State) -> _Particle:

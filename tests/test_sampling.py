@@ -213,12 +213,12 @@ def test_the_ladder_ends_with_particles_where_there_are_any(monkeypatch):
 
 @pytest.mark.slow
 def test_what_no_path_of_its_own_finds_is_learned_from_particles():
-    # A continuum of modes: a normal fit covers none of it, and a sampler along its own paths finds one in a hundred.
+    # A continuum of modes: neither a normal fit nor components around some of them cover it.
     target = dds.targets.double_well_particles()
     assert target.log_z is not None
     result = dds.sample(KEY, target._replace(log_z=None))
-    assert [tried.kind for tried in result.tried][-2:] == ["network", "modes"]
-    assert result.tried[-2].log_z < target.log_z - 1
+    assert result.tried[-1].kind == "modes"
+    assert all(tried.log_z_standard_error > 0.1 for tried in result.tried[:-1])
     assert abs(result.report.log_z - target.log_z) < 4 * result.report.log_z_standard_error < 0.6
     assert result.verdict.startswith("Trust")
 

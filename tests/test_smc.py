@@ -76,21 +76,17 @@ def test_refined_paths_move_until_the_bridge_rests():
         return normal.log_density(normal.standard(20), x)
 
     own = log_weights(jax.random.key(5), sampler, log_density, 10_000)
-    found = []
-    for seed in range(3):
-        few = smc.refine(jax.random.key(seed), sampler, log_density, 1000, mcmc_steps=1)
-        more = smc.refine(jax.random.key(seed), sampler, log_density, 1000, mcmc_steps=1, log_weights=own)
-        assert few.drift == 0
-        assert (more.log_z, more.stages) == (few.log_z, few.stages)
-        rounds = (more.evaluations - few.evaluations) / (1000 * smc.FURTHER)
-        assert rounds in (1, 3, 7)
-        found.append([float(estimators.bridge(own, each.log_weights).value) for each in (few, more)])
-        # It went on only where it had not come to rest.
-        error = float(estimators.bridge(own, more.log_weights).standard_error)
-        assert rounds == 7 or more.drift <= max(0.005, error)
-    before, after = np.mean(found, axis=0)
-    assert before < -0.04
-    assert abs(after) < 0.04
+    few = smc.refine(jax.random.key(0), sampler, log_density, 1000, mcmc_steps=1)
+    more = smc.refine(jax.random.key(0), sampler, log_density, 1000, mcmc_steps=1, log_weights=own)
+    assert few.drift == 0
+    assert (more.log_z, more.stages) == (few.log_z, few.stages)
+    before, after = (estimators.bridge(own, each.log_weights) for each in (few, more))
+    assert float(before.value) < -0.05
+    assert abs(float(after.value)) < 0.04
+    # It went on only while it had not come to rest.
+    rounds = (more.evaluations - few.evaluations) / (1000 * smc.FURTHER)
+    assert rounds in (1, 3, 7)
+    assert rounds == 7 or more.drift <= max(0.005, float(after.standard_error))
 
 
 def test_points_without_density_are_lost():
