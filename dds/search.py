@@ -264,7 +264,7 @@ def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: S
 
 
 def _with_own_tails(key: KeyArray, draw: adaptation.Draw, found: Found, wide: Mixture) -> Found:
-    """With a component for each mode that matters, whose coordinates have tails of their own, if that is better."""
+    """With a component for each mode that matters, whose coordinates have tails of their own, if that is good."""
     points, scales, log_masses, counts, evaluations = found.modes
     heavy = np.asarray(log_masses) > float(log_masses[0]) - RELEVANT
     heavy = np.flatnonzero(heavy)[: exploration.most_modes(points.shape[1])]
@@ -272,7 +272,8 @@ def _with_own_tails(key: KeyArray, draw: adaptation.Draw, found: Found, wide: Mi
     own = mixtures.pull(found.coordinates, mixtures.with_own_tails(modes.mixture(relevant)))
     count = f"{len(heavy)} modes" if len(heavy) > 1 else "one mode"
     changes = {"several_modes": len(heavy) > 1, "finding": f"{count}, with tails of each coordinate's own"}
-    return with_prior(found, adaptation.adapt(key, draw, own, wide=wide), 1.2 * found.ess, **changes)
+    least = max(1.2 * found.ess, estimators.POOR)
+    return with_prior(found, adaptation.adapt(key, draw, own, wide=wide), least, **changes)
 
 
 def _suffices(log_weights: LogWeights, precision: float) -> bool:
