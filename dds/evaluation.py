@@ -187,24 +187,19 @@ def summarise(
         >>> summarise(jnp.zeros(1000), log_z_true=0.0).ess
         1.0
     """
-    estimate = estimators.log_z(log_weights)
-    of_weights, weights_error = float(estimate.value), float(estimate.standard_error)
+    own = estimators.log_z(log_weights)
     pareto_k, heavy_share = estimators.pareto_k(log_weights), _heavy_share(log_weights)
-    log_z, error = of_weights, math.hypot(weights_error, _hidden(pareto_k, heavy_share, log_weights.size))
+    log_z, error = float(own.value), math.hypot(own.standard_error, _hidden(pareto_k, heavy_share, log_weights.size))
     of_bridge, eubo_of_particles = None, None
     ess = round(float(estimators.effective_sample_size(log_weights)), 6)
     samples = ess * log_weights.size
     if refined_log_weights is not None:
         bridge = estimators.bridge(log_weights, refined_log_weights)
-        of_bridge, bridge_error = float(bridge.value), DEPENDENT * float(bridge.standard_error)
-        apart = of_bridge - of_weights
+        of_bridge = float(bridge.value)
         # Refined paths begin as so many of the sampler's own: what these do not reach the bridge hardly sees.
         hidden = _hidden(pareto_k, heavy_share, min(log_weights.size, refined_log_weights.size))
-        its_error = math.hypot(bridge_error, max(abs(apart) - 2 * weights_error, 0.0) / 2, drift, hidden)
-        error = math.hypot(error, max(abs(apart) - 2 * bridge_error, 0.0) / 2)
         sound = ess >= estimators.POOR and _is_light(pareto_k, heavy_share, log_weights.size)
-        if not (sound and error < its_error and apart <= 2 * math.hypot(weights_error, bridge_error)):
-            log_z, error = of_bridge, its_error
+        log_z, error = _better_of(own, error, bridge, math.hypot(drift, hidden), sound)
         eubo_of_particles = _or_nan(estimators.eubo, refined_log_weights)
         pooled = estimators.pool(log_weights, refined_log_weights, bridge.value)
         samples = float(estimators.effective_sample_size(pooled)) * pooled.size
@@ -225,8 +220,8 @@ def summarise(
         log_z_true_error=log_z_true_error,
         heavy_share=heavy_share,
         zero_share=float(np.mean(np.isneginf(log_weights))),
-        log_z_of_weights=of_weights,
-        log_z_of_weights_standard_error=weights_error,
+        log_z_of_weights=float(own.value),
+        log_z_of_weights_standard_error=float(own.standard_error),
         log_z_of_bridge=of_bridge,
         eubo_of_particles=eubo_of_particles,
         missed_modes=missed_modes,
@@ -237,6 +232,23 @@ def summarise(
         samples=samples,
         nan_share=nan_share,
     )
+
+
+def _better_of(
+    own: estimators.Estimate, error: float, bridge: estimators.Estimate, systematic: float, sound: bool
+) -> tuple[float, float]:
+    """The estimate of the bridge, or that of the weights where they are sound and it is better, and its error.
+
+    Half of what they differ by, as far as the error of the other does not explain it, is a part of the error of each.
+    """
+    of_weights, own_error = float(own.value), float(own.standard_error)
+    of_bridge, bridge_error = float(bridge.value), DEPENDENT * float(bridge.standard_error)
+    more = of_bridge - of_weights
+    error = math.hypot(error, max(abs(more) - 2 * bridge_error, 0.0) / 2)
+    its_error = math.hypot(bridge_error, max(abs(more) - 2 * own_error, 0.0) / 2, systematic)
+    if sound and error < its_error and more <= 2 * math.hypot(own_error, bridge_error):
+        return of_weights, error
+    return of_bridge, its_error
 
 
 def _hidden(pareto_k: float, heavy_share: float, paths: int) -> float:

@@ -238,7 +238,7 @@ def _drawn(
 
 
 def _more(log_weights: np.ndarray, paths: int, goal: Goal, most: int) -> int:
-    """How many more paths bring the standard error to a quarter of the goal, or at least below it, if cheap enough."""
+    """How many more paths bring the standard error to a quarter of the goal, or at least below it; at most so many."""
     error, count = float(estimators.log_z(log_weights).standard_error), log_weights.size
     if not np.isfinite(error):
         return 0

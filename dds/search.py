@@ -106,8 +106,7 @@ def search(
         >>> found.finding, found.ess > 0.9
         ('one mode, with a normal fit', True)
     """
-    modes_key, fit_key, first_key, adapt_key, neck_key = split(key, 5)
-    tails_key = jax.random.fold_in(adapt_key, 0)
+    modes_key, fit_key, first_key, adapt_key, neck_key, tails_key = split(key, 6)
     dim, dense = start.mean.size, start.mean.size <= modes.DENSE
     if dim > modes.LARGE:
         return _without_matrices(fit_key, log_density, start)

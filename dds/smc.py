@@ -36,8 +36,8 @@ DENSE = 128
 MOST_STAGES = 500
 """The most stages, unless it is said otherwise."""
 
-FURTHER, DOUBLINGS = 32, 3
-"""The first further moves of refined paths, and how often there are twice as many again, at most, less one."""
+FURTHER, ROUNDS = 32, 3
+"""The further moves of refined paths in the first round, and the most rounds, each of twice as many."""
 
 
 class Particles(NamedTuple):
@@ -249,15 +249,14 @@ def refine(
     temper_key, further_key = split(key)
     numbers = (count, mcmc_steps, MOST_STAGES, 0, gradient)
     tempered, population = _tempered(temper_key, log_target, start, numbers, ess_threshold)
-    noise, log_z, stages, evaluations, _ = tempered
     particles, log_size = population.particles, population.log_size
     weigh = devices.program(devices.share(path, batch_size=1000))
-    points, log_w = weigh(noise)
-    log_z -= 0.5 * size * float(np.log(2 * np.pi))
+    points, log_w = weigh(particles.x)
+    log_z = tempered.log_z - 0.5 * size * float(np.log(2 * np.pi))
     drift, moves = 0.0, 0
     if log_weights is not None:
         bridge, error = estimators.bridge(log_weights, log_w)
-        for i in range(DOUBLINGS):
+        for i in range(ROUNDS):
             for _ in range(2**i):
                 move_key = jax.random.fold_in(further_key, moves)
                 particles, log_size = _further(log_target, gradient, move_key, start, particles, log_size)
@@ -268,7 +267,8 @@ def refine(
             if not drift > max(precision / 2, float(error)):
                 break
     each = jax.tree.leaves(sampler.reference.rows)[0].shape[0] + 1
-    return Refined(points, log_w, log_z, (evaluations + moves * count) * each, stages, drift)
+    evaluations = (tempered.evaluations + moves * count) * each
+    return Refined(points, log_w, log_z, evaluations, tempered.stages, drift)
 
 
 @partial(devices.program, static=2, compiler_options=QUICK)

@@ -8,7 +8,7 @@ import scipy.integrate
 
 from dds import adaptation, estimators, mixtures, normal
 from dds.adaptation import Round
-from dds.types import Product
+from dds.types import Mixture, Product
 
 KEY = jax.random.key(0)
 
@@ -54,3 +54,14 @@ def test_the_rounds_are_counted_and_the_best_is_kept():
     assert (adapted.rounds, len(asked)) == (2, 2)  # with nearly equal weights there is nothing to gain
     assert adapted.ess > adaptation.ENOUGH
     assert jax.tree.all(jax.tree.map(np.array_equal, adapted.prior, asked[1]))
+
+
+def test_many_components_are_adapted_where_they_take_no_matrix():
+    means = jax.random.normal(jax.random.key(3), (adaptation.ADAPTED + 6, 6)) / 2
+    scales = jnp.broadcast_to(0.6 * jnp.eye(6), (len(means), 6, 6))
+    many = Mixture(jnp.full(len(means), -np.log(len(means))), means, scales, jnp.asarray(jnp.inf))
+    draw = adaptation.rounds(lambda x: -jnp.sum(x**2) / 2, normal.standard(6), 1000)
+    assert adaptation.adapt(KEY, draw, many).rounds == 1
+    adapted = adaptation.adapt(KEY, draw, mixtures.with_own_tails(many))
+    assert adapted.rounds > 1
+    assert adapted.ess > draw(KEY, mixtures.with_own_tails(many)).ess

@@ -109,6 +109,13 @@ def test_weights_of_zero_have_no_part_in_the_tail():
     assert estimators.pareto_k(with_zeros) == estimators.pareto_k(log_w) == pytest.approx(0.6, abs=0.1)
 
 
+def test_weights_that_differ_by_rounding_have_no_tail():
+    # As of a sampler that is the target: the largest of what rounding leaves can look like a heavy tail.
+    noise = np.random.default_rng(0).standard_t(1.0, 10_000)
+    assert estimators.pareto_k(1e-9 * noise) == -np.inf
+    assert estimators.pareto_k(0.1 * np.random.default_rng(1).normal(size=10_000)) > -np.inf
+
+
 def test_pareto_k_needs_a_tail():
     with pytest.raises(ValueError, match="log_weights must be 25 or more, got 24 of them"):
         estimators.pareto_k(np.zeros(24))

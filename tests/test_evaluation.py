@@ -254,6 +254,12 @@ def test_the_weights_are_taken_where_they_are_better_and_agree():
     assert both.log_z == both.log_z_of_weights != both.log_z_of_bridge
     assert both.log_z_standard_error == pytest.approx(both.log_z_of_weights_standard_error)
     assert abs(both.log_z) < 5 * both.log_z_standard_error
+    # Poor weights can be far below what they claim: they are not taken, however many there are.
+    poor = np.where(rng.random(100_000) < 0.02, np.log(50.0), np.log(1e-3)).astype(np.float32)
+    report = summarise(poor, refined_log_weights=np.full(2000, np.log(50.0), np.float32))
+    assert report.log_z_of_weights_standard_error < 0.05
+    assert report.ess < 0.1
+    assert report.log_z == report.log_z_of_bridge
     # Of few paths the bridge knows more.
     few = summarise(own[:1000], refined_log_weights=refined)
     assert few.log_z == few.log_z_of_bridge
