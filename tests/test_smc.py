@@ -67,7 +67,7 @@ def test_refined_paths_are_of_the_target():
         assert estimate == pytest.approx(np.log(2 * np.pi), abs=0.1)
 
 
-def test_refined_paths_move_until_the_bridge_rests():
+def test_refined_paths_move_until_the_bridge_rests(monkeypatch):
     # A sampler narrower than the target in each of twenty coordinates: paths reach the tails only step by step.
     family = families.importance(Normal(jnp.zeros(20), jnp.array(0.75)))
     sampler = family.sampler(())
@@ -76,13 +76,24 @@ def test_refined_paths_move_until_the_bridge_rests():
         return normal.log_density(normal.standard(20), x)
 
     own = log_weights(jax.random.key(5), sampler, log_density, 10_000)
+    further, seen = smc._further, []
+
+    def watched(*arguments):
+        moved, log_size = further(*arguments)
+        seen.extend([arguments[4].x, moved.x])
+        return moved, log_size
+
+    monkeypatch.setattr(smc, "_further", watched)
     few = smc.refine(jax.random.key(0), sampler, log_density, 1000, mcmc_steps=1)
+    assert not seen
     more = smc.refine(jax.random.key(0), sampler, log_density, 1000, mcmc_steps=1, log_weights=own)
     assert few.drift == 0
     assert (more.log_z, more.stages) == (few.log_z, few.stages)
     before, after = (estimators.bridge(own, each.log_weights) for each in (few, more))
     assert float(before.value) < -0.05
     assert abs(float(after.value)) < 0.04
+    # Each move starts where the last one ended.
+    assert all(np.array_equal(*pair) for pair in zip(seen[1:-1:2], seen[2::2], strict=True))
     # It went on only while it had not come to rest.
     rounds = (more.evaluations - few.evaluations) / (1000 * smc.FURTHER)
     assert rounds in (1, 3, 7)
