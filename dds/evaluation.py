@@ -60,7 +60,7 @@ class Report(NamedTuple):
             smaller error, their effective sample size is not poor, their tail is light, and the bridge does not say
             that there is more.
         log_z_standard_error: Its standard error. What a heavy tail of the weights may hide is part of it, and what is
-            known to lie farther out than any draw; where there are two estimates, also half of their difference, as far
+            known to lie in other modes or farther out than any draw; where there are two estimates, also half of their difference, as far
             as it is more than the error of the other one explains; and for the bridge how far it still moved with the
             last moves of refined paths.
         log_z_true: The truth, or `None`.
@@ -203,7 +203,7 @@ def summarise(
         eubo_of_particles = _or_nan(estimators.eubo, refined_log_weights)
         pooled = estimators.pool(log_weights, refined_log_weights, bridge.value)
         samples = float(estimators.effective_sample_size(pooled)) * pooled.size
-    error = math.hypot(error, missed_tails or 0.0, escaped or 0.0)
+    error = math.hypot(error, missed_modes or 0.0, missed_tails or 0.0, escaped or 0.0)
     forward, explored = forward_log_weights, explored_log_weights
     return Report(
         paths=log_weights.size,

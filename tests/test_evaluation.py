@@ -330,7 +330,7 @@ def test_what_a_heavy_tail_hides_is_that_of_the_fewer_paths_that_are_refined():
     assert abs(report.log_z + np.log(1 - k)) < 3 * report.log_z_standard_error
 
 
-@pytest.mark.parametrize("name", ["missed_tails", "escaped"])
+@pytest.mark.parametrize("name", ["missed_modes", "missed_tails", "escaped"])
 def test_what_is_known_to_be_missed_is_a_part_of_the_standard_error(name):
     report = summarise(np.zeros(1000, np.float32), **{name: 0.1})
     assert report.log_z_standard_error == pytest.approx(0.1)
