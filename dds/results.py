@@ -309,10 +309,11 @@ def _check(
         evaluations = far.evaluations + far.weighed * _each(sampler)
         checked["missed_tails"] = far.share
         missed = far.points if far.share > evaluation.MISSED_TAILS else missed
+        highest = float(np.max(log_weights))
+        alone = np.any(checked.get("explored_log_weights", -np.inf) > highest + tails.APART)  # where no path goes
         # Without climbs nothing is known of derivatives.
-        if explored.modes.evaluations and evaluation.has_heavy_tail(log_weights):
+        if explored.modes.evaluations and (alone or evaluation.has_heavy_tail(log_weights)):
             start = (points, log_weights) if refined is None else (refined.points, jnp.zeros(len(refined.points)))
-            highest = float(np.max(log_weights))
             left = tails.escaped(chains_key, target.log_density, weigh_far, *start, highest=highest)
             evaluations += left.evaluations + left.weighed * _each(sampler)
             checked["escaped"] = left.share

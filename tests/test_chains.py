@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from jax.scipy.stats import cauchy, norm, t
 
-from dds import chains, exploration, normal, recipes, results, tails, targets, training
+from dds import chains, evaluation, exploration, modes, normal, recipes, results, tails, targets, training
 
 
 def rosenbrock(x):
@@ -100,6 +100,29 @@ def test_a_valley_in_seven_dimensions_that_is_cut_off():
     x = jnp.stack([x[i] for i in (0, 1, 3, 5, 2, 4, 6)], axis=1)
     found = escaped(hybrid, x, lambda points: jnp.where(points[:, 0] < 2.4, 0.0, 10.0))
     assert 0.001 < found.share < scipy.stats.norm.sf(2.4, 1, np.sqrt(1.25))
+
+
+def test_chains_are_asked_where_a_particle_lies_where_no_path_goes():
+    # A shoulder with 3 % of the mass, five standard deviations away: the weights of the rest are all alike.
+    def log_density(x):
+        shoulder = jnp.log(0.03) + norm.logpdf(x[0], 5.0, 0.4)
+        return jnp.logaddexp(jnp.log(0.97) + norm.logpdf(x[0]), shoulder) + norm.logpdf(x[1])
+
+    target = targets.from_log_density(log_density, 2)
+    recipe = recipes.build(recipes.Plan("importance", "an example", recipes.NO_STEPS, normal.standard(2)), target)
+    fit = training.fit(jax.random.key(1), *recipe[:4])
+    particles = jax.random.normal(jax.random.key(0), (400, 2))
+    found = modes.search_from(log_density, jnp.zeros((1, 2)))
+
+    def report(particles):
+        explored = exploration.Explored(particles, True, found, 1)
+        return results.evaluate(jax.random.key(2), target, recipe, fit, explored=explored).report
+
+    unasked, asked = report(particles), report(particles.at[0, 0].set(5.0))
+    assert (unasked.escaped, asked.missed_mass) == (None, 1 / 400)  # one of 400 is no doubt by itself
+    assert unasked.ess > 0.99
+    assert evaluation.ESCAPED < asked.escaped < 0.03
+    assert "chains from the samples go on to where no path ends" in evaluation.verdict(asked)
 
 
 @pytest.mark.slow
