@@ -24,6 +24,7 @@ A loss is a function of `(sampler, key)`; what else it takes is bound by `functo
 | `reverse_kl`, the paper's; also with the sticking-the-landing gradient | the sampler's own |
 | `forward_kl` | noised from points of the target |
 | `log_variance`, `trajectory_balance`, `sub_trajectory_balance` | of any origin (`dds.origins`), as constants |
+| `adjoint_matching` | the same; it is of their ends alone, and of no weights |
 """
 
 from collections.abc import Callable
@@ -32,9 +33,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dds import devices, normal, origins
+from dds import devices, kernels, normal, origins
 from dds.checks import require, typed
-from dds.paths import noise_path, potentials, retrace, sample_path
+from dds.paths import end_potential, noise_path, potentials, pull_back, retrace, sample_path, step_rows
 from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Origin, Path, Sampler, Scalar, State
 
 
@@ -415,6 +416,87 @@ def sub_trajectory_balance(
     weights = jnp.where(lengths > 0, jnp.asarray(decay, along.dtype) ** lengths, 0)
     squares = jnp.einsum("ij,nij->n", weights, (along[:, None] - along[:, :, None]) ** 2) / jnp.sum(weights)
     return jnp.sum(squares) / jnp.maximum(jnp.sum(finite), 1)
+
+
+@typed
+def adjoint_matching(
+    sampler: Sampler,
+    key: KeyArray,
+    *,
+    log_density: LogDensity,
+    paths: int,
+    origin: Origin = origins.own,
+    score_clip: float | None = None,
+) -> Scalar:
+    r"""The adjoint matching loss, which asks the density for one gradient a path, where the path ends.
+
+    Under the reference process reweighted by $\gamma / \pi_K$, whose ends are the target, the innovation of a step has
+    the mean
+
+    $$ \mathbb E[\zeta_k \mid y_k] = \mathbb E\bigl[J_k^\top \nabla \log \tfrac{\gamma}{\pi_K}(y_K) \bigm| y_k\bigr],
+       \qquad J_k = \frac{\partial y_K}{\partial \zeta_k}, $$
+
+    by Stein's lemma, for $y_K$ is linear in the noise of a reference. So the mean $m_k$ of the sampler's innovations is
+    fitted to what stands in the brackets, the adjoint state of the reference, by least squares:
+
+    $$ \frac1N \sum_n \sum_k \tfrac12 \bigl\lVert m_k(y_k) -
+       J_k^\top \nabla \log \tfrac{\gamma}{\pi_K}(y_K) \bigr\rVert^2. $$
+
+    Over paths noised from points of the target this is exact at every number of steps. Over the sampler's own, and over
+    those noised from points that it has drawn (adjoint sampling), the target is the fixed point of the updates, but for
+    the size of the steps. It is not zero there.
+
+    Args:
+        sampler: The sampler: its noising process is the reference's, as of `dds.families.dds`, `pis`, `underdamped`.
+        key: The random key.
+        log_density: The log density of the target.
+        paths: The number of paths, at least 1.
+        origin: Where the paths come from (`dds.origins`).
+        score_clip: The bound on each coordinate of $\nabla \log \gamma / \pi_K$, as in `dds.kernels.bounded`. Where it
+            acts, the optimum is another.
+
+    Returns:
+        The loss, over the paths where it is finite.
+
+    Raises:
+        ValueError: If `paths` is below 1, or the sampler has no steps or a noising process of its own.
+
+    References:
+        Havens, Miller, Yan, Domingo-Enrich, Sriram, Wood, Levine, Hu, Amos, Karrer, Fu, Liu and Chen (2025), Adjoint
+        sampling, section 3; Domingo-Enrich, Drozdzal, Karrer and Chen (2025), Adjoint matching, for the lean adjoint;
+        De Bortoli, Hutchinson, Wirnsberger and Doucet (2024), Target score matching, for the case of exact points.
+
+    Example:
+        >>> from dds import families, networks, schedules
+        >>> def log_density(x):
+        ...     return normal.log_density(normal.standard(2), x)
+        >>> network = networks.mlp(2, jnp.zeros_like)
+        >>> family = families.dds(
+        ...     network, schedules.constant(4, total=2.0), normal.standard(2)
+        ... )
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> float(
+        ...     adjoint_matching(
+        ...         sampler, jax.random.key(1), log_density=log_density, paths=10
+        ...     )
+        ... )
+        0.0
+    """
+    require(paths >= 1, "paths", paths, "at least 1")
+    score = kernels.bounded(jax.grad(lambda y: end_potential(sampler, y, log_density)), score_clip)
+    rows, _ = step_rows(sampler)
+    steps = jax.tree.leaves(rows)[0].shape[0]
+    require(steps >= 1, "the number of steps of the sampler", steps, "at least 1")
+
+    def one(states: Float[Array, " states size"]) -> Scalar:
+        adjoints = jax.lax.stop_gradient(pull_back(sampler, score(states[-1])))
+        transitions = jax.vmap(sampler.kernel.apply)(states, sampler.kernel.rows)
+        own = transitions.backward
+        require(own is None, "the noising process of the sampler", "one of its own", "that of the reference")
+        return jnp.sum((transitions.forward.mean[:-1] - adjoints) ** 2) / 2
+
+    states = jax.lax.stop_gradient(origin(sampler, key, paths))
+    return _mean_of_finite(devices.share(one)(states))
 
 
 def _of_constant_paths(

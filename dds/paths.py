@@ -466,6 +466,39 @@ def end_potential(sampler: Sampler, y: State, log_density: LogDensity) -> Scalar
     return log_density(x) + log_determinant + _log_momentum(y[x.size :]) - normal.log_density(sampler.reference.end, y)
 
 
+@typed
+def pull_back(sampler: Sampler, covector: State) -> Float[Array, "steps point"]:
+    r"""What a gradient where paths end is for the noise of each step of the reference, $J_k^\top v$.
+
+    A reference is linear: $J_k = \partial y_K / \partial \zeta_k$ is the same on all of its paths, and the rows are the
+    states of its adjoint equation.
+
+    Args:
+        sampler: The sampler.
+        covector: The gradient $v$, in the coordinates of the sampler.
+
+    Returns:
+        A row for each step.
+
+    Example:
+        >>> from dds import families, networks
+        >>> family = families.pis(networks.mlp(1, lambda y: -y), 3, normal.standard(1))
+        >>> sampler = family.sampler(family.init(jax.random.key(0)))
+        >>> pull_back(sampler, jnp.ones(1)).tolist()
+        [[0.5], [0.5], [0.5]]
+    """
+    reference = sampler.reference
+    zeros = jnp.zeros((steps(sampler), _dim(sampler)), covector.dtype)
+
+    def end(noise: Array) -> State:
+        def move(y, inputs):
+            return reference.ahead(y, *inputs)[0], None
+
+        return jax.lax.scan(move, jnp.zeros_like(covector), (noise, reference.rows))[0]
+
+    return jax.vjp(end, zeros)[1](covector)[0]
+
+
 def _dim(sampler: Sampler) -> int:
     return normal.bijection(sampler.coordinates).dim
 

@@ -446,6 +446,93 @@ def test_without_resampling_it_is_importance_sampling():
     assert abs(along.log_z.value - LOG_Z) < 6 * plain.standard_error
 
 
+@pytest.mark.parametrize("name", [name for name in WITH_STEPS if name != "mixture"])
+def test_what_the_noise_of_a_step_does_to_the_end_is_linear(float64, name):
+    family, params = with_potentials(name)
+    sampler = family.sampler(params)
+    reference, steps = sampler.reference, paths.steps(sampler)
+    size = reference.start.mean.size
+    noise, covector = jax.random.normal(jax.random.key(0), (steps, 2)), jax.random.normal(jax.random.key(1), (size,))
+
+    def end(y, noise):
+        return jax.lax.scan(lambda y, inputs: (reference.ahead(y, *inputs)[0], None), y, (noise, reference.rows))[0]
+
+    y = jnp.linspace(-1, 1, size)
+    moved = covector @ (end(y, noise) - end(y, jnp.zeros_like(noise)))
+    assert jnp.sum(paths.pull_back(sampler, covector) * noise) == pytest.approx(float(moved), rel=1e-9)
+
+
+def test_the_mean_adjoint_is_that_of_the_exact_kernel(float64):
+    # The innovations of the exact reversal have a mean that is linear in the state: so is what regression gives.
+    sampler, _ = exact(dim=2)
+    mean, covariance = normal_target(2)
+    target = targets.gaussian(mean.astype(float), covariance.astype(float))
+    points = jax.vmap(target.sample)(jax.random.split(jax.random.key(0), 40_000))
+    states = origins.back_from(sampler, jax.random.key(1), points)
+    score = jax.grad(lambda y: paths.end_potential(sampler, y, target.log_density))
+    adjoints = np.asarray(jax.jit(jax.vmap(lambda y: paths.pull_back(sampler, score(y))))(states[:, -1]))
+    for k in range(paths.steps(sampler)):
+        row = jax.tree.map(lambda rows, k=k: rows[k], sampler.kernel.rows)
+        means = jax.vmap(lambda y, row=row: sampler.kernel.apply(y, row).forward.mean)(states[:, k])
+        regressors = np.concatenate([np.ones((len(points), 1)), states[:, k]], axis=1)
+        residuals = adjoints[:, k] - np.asarray(means)
+        slopes = np.linalg.lstsq(regressors, residuals, rcond=None)[0]
+        inverse = np.linalg.inv(regressors.T @ regressors)
+        errors = np.sqrt(np.outer(np.diag(inverse), np.var(residuals, axis=0)))
+        assert np.all(np.abs(slopes) < 5 * errors)
+
+
+@pytest.mark.parametrize("name", ["dds", "pis", "underdamped"])
+def test_adjoint_matching_recovers_a_normal_target(name):
+    target = targets.gaussian(jnp.array([1.0, -0.5]), jnp.diag(jnp.array([0.5, 1.5])))
+    networks_of = {
+        "dds": lambda net: families.dds(net, schedules.constant(8, total=3.0), normal.standard(2)),
+        "pis": lambda net: families.pis(net, 8, normal.standard(2)),
+        "underdamped": lambda net: families.underdamped(
+            net, jnp.full(8, 0.6), jnp.full(8, 0.6), Normal(jnp.zeros(2), jnp.array(1.0))
+        ),
+    }
+    # The density is asked where paths end, and nowhere else.
+    network = networks.mlp(2, lambda y: jnp.zeros(2), inputs=4 if name == "underdamped" else None, width=16)
+    family = networks_of[name](network)
+    loss = partial(losses.adjoint_matching, log_density=target.log_density, paths=128)
+    run = training.fit(jax.random.key(0), family, loss, optax.adam(1e-2), 300)
+    before, after = (
+        estimators.effective_sample_size(log_weights(jax.random.key(1), family.sampler(params), target.log_density, 2000))
+        for params in (family.init(jax.random.key(0)), run.params)
+    )
+    assert after > 0.8 > 0.5 > before
+
+
+def test_the_score_of_adjoint_matching_is_bounded_where_that_is_asked():
+    family, params = with_potentials("dds")
+    sampler = family.sampler(params)
+
+    def steep(x):
+        return jnp.where(x[0] > 0, -1e20 * x[0], 0.0) + SHIFTED.log_density(x)
+
+    @jax.jit
+    def values(key):
+        options = {"log_density": steep, "paths": 8, "origin": origins.noised(jnp.ones((1, 2)))}
+        return [losses.adjoint_matching(sampler, key, score_clip=clip, **options) for clip in (None, 10.0)]
+
+    unbounded, bounded = values(jax.random.key(0))
+    assert unbounded == 0  # of no path is it finite
+    assert 0 < bounded < 2 * paths.steps(sampler) * 11**2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("cmcd", "the noising process of the sampler must be that of the"), ("importance", "the number of steps of the")],
+)
+def test_adjoint_matching_refuses_what_it_is_not_for(name, message):
+    family = SAMPLERS[name](SHIFTED.log_density, PLACE)
+    sampler = family.sampler(family.init(jax.random.key(0)))
+    loss = partial(losses.adjoint_matching, sampler, log_density=SHIFTED.log_density, paths=4)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(loss, jax.random.key(1))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -113,6 +113,11 @@ def cases():
         options = {"log_density": target.log_density, "paths": 2, "origin": lambda *_: both.astype(states.dtype)}
         return (lambda b, guess: function(with_guess(b, guess), KEY, **options), (fractions, guess))
 
+    def matching(factor):
+        kernel = kernels.denoising(fractions, lambda y, k: factor * zero_control(y, k))
+        options = {"log_density": target.log_density, "paths": 1, "origin": lambda *_: states[None].astype(x.dtype)}
+        return losses.adjoint_matching(sampler_of(fractions)._replace(kernel=kernel), KEY, **options)
+
     def along(y, b, guess):
         sampler = with_guess(b, guess)
         return losses.log_weights_along(paths.retrace(y, sampler), sampler, target.log_density)
@@ -171,6 +176,7 @@ def cases():
         "paths.first_visit": (lambda b, e: paths.first_visit(sampler_of(b), e), (fractions, x)),
         "paths.cut_noise": (lambda e: paths.cut_noise(e, sampler_of(fractions)), (jnp.linspace(-1, 1, 8),)),
         "paths.step": (one_step, (fractions, y)),
+        "paths.pull_back": (lambda b, v: paths.pull_back(sampler_of(b), v), (fractions, y)),
         "paths.step_rows": (lambda b: paths.step_rows(sampler_of(b))[0], (fractions,)),
         "paths.positions": (
             lambda y, m: paths.positions(y, sampler_of(fractions, Normal(m, other.scale))),
@@ -205,6 +211,7 @@ def cases():
         "losses.log_weights_along": (along, (states, fractions, guess)),
         "losses.trajectory_balance": balance("trajectory_balance"),
         "losses.sub_trajectory_balance": balance("sub_trajectory_balance"),
+        "losses.adjoint_matching": (matching, (jnp.array(0.7),)),
         "families.with_mixture": (prior, (flat_prior, y)),
         "families.with_potentials": (potential, (flat_guess, y)),
         "paths.end_potential": (
