@@ -29,6 +29,9 @@ MOST = 3
 NORMAL = 0.3
 """The sum of squared third cumulants up to which the other coordinates count as normal, if it is a tenth of all."""
 
+DUE = 0.1
+"""A coordinate counts, too, where all but this part of what is left of the sum is due to it: a second, weaker neck."""
+
 ROUNDING = 1e-4
 """The sum of squared third cumulants below which there are none: a fit of a neck can be so narrow that it sees few."""
 
@@ -42,7 +45,7 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "draws dim"])
 
     The third derivatives of the log density over draws from a fit, in units of the conditional standard deviations, are
     zero where three coordinates are jointly normal given the rest. Coordinates are taken away one by one, each time the
-    one with the largest part in the sum of squares, until little is left.
+    one with the largest part in the sum of squares, until little is left that is due to any one.
 
     Args:
         log_density: The log density.
@@ -75,13 +78,16 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "draws dim"])
     def left(indices: list[int]) -> float:
         return float(cubes[np.ix_(indices, indices, indices)].sum())
 
-    whole = left(others)
+    rest = whole = left(others)
     limit = min(NORMAL, 0.1 * whole) if whole > ROUNDING else np.inf
-    while len(few) < min(MOST, dim - 1) and not left(others) <= limit:
-        worst = min(others, key=lambda i: left([j for j in others if j != i]))
+    while len(few) < min(MOST, dim - 1) and not rest <= ROUNDING:
+        less, worst = min((left([j for j in others if j != i]), i) for i in others)
+        if rest <= limit and less > DUE * rest:
+            break
         few.append(worst)
         others.remove(worst)
-    return tuple(sorted(few)) if left(others) <= limit else ()
+        rest = less
+    return tuple(sorted(few)) if rest <= limit else ()
 
 
 @typed

@@ -45,6 +45,19 @@ def test_neck_of_two_funnels_is_two_coordinates_wherever_they_are():
     assert conditional.neck(log_density, normal.standard(6), noise_of(6)) == (2, 4)
 
 
+def test_a_second_weaker_neck_counts_too():
+    # The second scale is known to 3 %: what is left of the sum is little, but all due to it.
+    def log_density(x):
+        strong = norm.logpdf(x[0], 0, 2) + norm.logpdf(x[1:4], 0, jnp.exp(x[0] / 2)).sum()
+        return strong + norm.logpdf(x[4], 0, 0.03) + norm.logpdf(x[5:], 0, jnp.exp(x[4])).sum()
+
+    fit = Normal(jnp.zeros(8), jnp.ones(8).at[4].set(0.03))
+    assert conditional.neck(log_density, fit, noise_of(8)) == (0, 4)
+
+    # Where little is left, and it is due to many, one more is of no use.
+    assert conditional.neck(lambda x: log_density(x.at[4].set(0.0)) + 0.02 * jnp.sum(x**3), fit, noise_of(8)) == (0,)
+
+
 def test_a_normal_target_has_no_neck():
     log_density = shifted_normal_density(*normal_target(4), LOG_Z)
     assert conditional.neck(log_density, correlated_fit(), noise_of(4)) == ()
