@@ -60,9 +60,9 @@ class Report(NamedTuple):
             smaller error, their effective sample size is not poor, their tail is light, and the bridge does not say
             that there is more.
         log_z_standard_error: Its standard error. What a heavy tail of the weights may hide is part of it, and what is
-            known to lie in other modes or farther out than any draw; where there are two estimates, also half of their difference, as far
-            as it is more than the error of the other one explains; and for the bridge how far it still moved with the
-            last moves of refined paths.
+            known to lie in other modes or farther out than any draw; where there are two estimates, also half of their
+            difference, as far as it is more than the error of the other one explains; and for the bridge how far it
+            still moved with the last moves of refined paths.
         log_z_true: The truth, or `None`.
         elbo: The evidence lower bound.
         eubo: The evidence upper bound, or `None` without exact samples.

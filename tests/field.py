@@ -57,6 +57,9 @@ BALANCES = {
 }
 
 
+LOSSES = BALANCES | {"adjoint": losses.adjoint_matching}
+
+
 def make_dds(target: Target, place: Normal) -> Family:
     network = networks.mlp(target.dim, score_of(target, place))
     return families.dds(network, schedules.cosine(STEPS, total=3.7), place)
@@ -64,6 +67,10 @@ def make_dds(target: Target, place: Normal) -> Family:
 
 def make_pis(target: Target, place: Normal) -> Family:
     return families.pis(networks.mlp(target.dim, score_of(target, place)), STEPS, place)
+
+
+def make_pis_without_score(target: Target, place: Normal) -> Family:
+    return families.pis(networks.mlp(target.dim, jnp.zeros_like), STEPS, place)
 
 
 def make_underdamped(target: Target, place: Normal) -> Family:
@@ -86,10 +93,14 @@ def score_of(target: Target, place: Normal) -> Callable[[jax.Array], jax.Array]:
 
 
 FAMILIES = {"DDS": make_dds, "PIS": make_pis, "underdamped": make_underdamped, "CMCD": make_cmcd}
+OTHERS = {"learned": make_learned, "PIS without score": make_pis_without_score}
 LADDER = "dds.sample"
 METHODS = (
     *(f"{family}, {loss}" for family in FAMILIES for loss in BALANCES),
     "DDS, balance, buffer",
+    "DDS, adjoint",
+    "DDS, adjoint, buffer",
+    "PIS without score, adjoint, buffer",
     "learned, reverse KL",
     LADDER,
 )
@@ -106,6 +117,8 @@ def one(name: str, method: str, seed: int) -> dict:
         figures |= {"evaluations": result.evaluations, "seconds": seconds}
         return {"way": [figures], "trusted": result.verdict.startswith("Trust")}
     family, loss, memory = training_of(method, target, seed)
+    # Without the score, the density is asked where a path ends: for its weight and for its adjoints.
+    each = 2 if "without score" in method else STEPS + 2
     # The guess of log Z has far to go, and is one number: a rate of its own, as is usual.
     rates = {"log_z": optax.adam(0.1), "rest": optax.adam(optax.cosine_decay_schedule(3e-3, POINTS[-1], 0.1))}
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
@@ -116,7 +129,7 @@ def one(name: str, method: str, seed: int) -> dict:
         if int(state.updates) in POINTS:
             seconds, before = time.process_time() - aside, time.process_time()
             updates = int(state.updates)
-            record = {"updates": updates, "evaluations": updates * BATCH * (STEPS + 2), "seconds": round(seconds, 1)}
+            record = {"updates": updates, "evaluations": updates * BATCH * each, "seconds": round(seconds, 1)}
             way.append(record | evaluate(state.params, jax.random.key(1000 + seed)))
             aside += time.process_time() - before
 
@@ -151,14 +164,13 @@ def training_of(method: str, target: Target, seed: int):
     """What is trained, the loss, and its memory."""
     kind, name, *buffer = method.split(", ")
     place = recipes.starting_point(target)
-    make = make_learned if kind == "learned" else FAMILIES[kind]
-    family = families.with_potentials(make(target, place), target.log_density)
+    family = families.with_potentials((FAMILIES | OTHERS)[kind](target, place), target.log_density)
     finite = losses.with_finite_gradient(target.log_density)
     if not buffer:
-        return family, partial(BALANCES[name], log_density=finite, paths=BATCH), ()
+        return family, partial(LOSSES[name], log_density=finite, paths=BATCH), ()
     first = family.sampler(family.init(jax.random.key(seed)))
     memory = replay.start(jax.random.key(seed), first, target.log_density, 10_000)
-    return family, replay.replayed(BALANCES[name], log_density=finite, paths=BATCH), memory
+    return family, replay.replayed(LOSSES[name], log_density=finite, paths=BATCH), memory
 
 
 def labels(params):
@@ -228,8 +240,9 @@ Figures are of {EVALUATED:,} paths, medians over seeds with their range. *Covera
 at best: the entropy of the shares of modes over that of equal shares (for the many-well density in its own copies,
 where the best is 0.63); for the funnel the standard deviation of v over 3. The records are in `field.json`.
 
-Each method is a [family](api/families.md) and a [loss](api/losses.md), "balance" that of trajectories; the
-[buffer](how-to/origins.md) and [the two other ways](how-to/resampling.md) to use a sampler have pages of their own.
+Each method is a [family](api/families.md) and a [loss](api/losses.md), "balance" that of trajectories, "adjoint" that
+of adjoint matching; the [buffer](how-to/origins.md) and [the two other ways](how-to/resampling.md) to use a sampler
+have pages of their own.
 
 """
 NOTES = """
@@ -395,6 +408,8 @@ def draw(target, truth):
 
 KINDS = ("DDS", "PIS", "underdamped", "CMCD", "learned", "dds.sample")
 STYLES = {
+    "adjoint, buffer": "s-.",
+    "adjoint": "s:",
     "reverse": "-",
     "variance": "--",
     "buffer": "-.",

@@ -498,7 +498,9 @@ def test_adjoint_matching_recovers_a_normal_target(name):
     loss = partial(losses.adjoint_matching, log_density=target.log_density, paths=128)
     run = training.fit(jax.random.key(0), family, loss, optax.adam(1e-2), 300)
     before, after = (
-        estimators.effective_sample_size(log_weights(jax.random.key(1), family.sampler(params), target.log_density, 2000))
+        estimators.effective_sample_size(
+            log_weights(jax.random.key(1), family.sampler(params), target.log_density, 2000)
+        )
         for params in (family.init(jax.random.key(0)), run.params)
     )
     assert after > 0.8 > 0.5 > before
