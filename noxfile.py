@@ -154,6 +154,13 @@ def sinkhorn(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def particles(session: nox.Session) -> None:
+    """Energies and distances of particles against those of long chains of BlackJAX; half an hour."""
+    install(session, "compare", ".")
+    session.run("python", "tests/particles.py", *session.posargs)
+
+
+@nox.session(default=False)
 def paper(session: nox.Session) -> None:
     """Plain DDS on the funnel in the paper's setting, at 64 and 128 steps."""
     install(session, "test", ".[cli,wandb]")

@@ -29,6 +29,24 @@ def test_squared_mmd_of_one_distribution_is_zero_in_the_mean():
     assert abs(values.mean()) < 5 * values.std() / np.sqrt(200)
 
 
+@pytest.mark.parametrize(("count", "other"), [(5, 5), (4, 6), (7, 3), (1, 9)])
+def test_wasserstein_is_that_of_sorted_copies(float64, count, other):
+    # As many copies of each number as make both sets equally large: then the sorted ones belong together.
+    rng = np.random.default_rng(count)
+    x, y = rng.normal(size=count), 2 + 3 * rng.normal(size=other)
+    copies = np.sort(np.repeat(x, other)) - np.sort(np.repeat(y, count))
+    exact = np.sqrt(np.mean(copies**2))
+    assert distances.wasserstein(x, y) == pytest.approx(float(exact), rel=1e-12)
+    assert distances.wasserstein(y, x) == pytest.approx(float(exact), rel=1e-12)
+
+
+def test_wasserstein_of_normal_distributions():
+    # Of N(a, s^2) and N(b, t^2) it is the root of (a - b)^2 + (s - t)^2.
+    x, y = jax.random.normal(jax.random.key(0), (2, 100_000))
+    assert distances.wasserstein(1 + 2 * x, y[:60_000]) == pytest.approx(2**0.5, rel=0.02)
+    assert distances.wasserstein(x, y) < 0.03
+
+
 def test_shares_of_modes_are_those_of_the_mixture():
     weights = jnp.array([1.0, 2.0, 5.0])
     target = gaussian_mixture(MEANS, jnp.ones(3), weights)
@@ -55,6 +73,7 @@ def test_coverage_and_variation_of_known_shares():
     [
         (lambda: distances.squared_mmd(jnp.zeros((1, 2)), jnp.zeros((3, 2))), "samples must be two or more"),
         (lambda: distances.squared_mmd(jnp.zeros((3, 2)), jnp.zeros((3, 2)), bandwidths=(0.0,)), "bandwidths must be"),
+        (lambda: distances.wasserstein(jnp.ones(2), jnp.zeros(0)), "exact must be one or more, got none"),
         (lambda: distances.entropic_coverage(jnp.ones(1)), "shares must be two or more"),
     ],
 )
