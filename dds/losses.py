@@ -35,7 +35,7 @@ from jaxtyping import Array, Float
 
 from dds import devices, kernels, normal, origins
 from dds.checks import require, typed
-from dds.paths import end_potential, noise_path, potentials, pull_back, retrace, sample_path, step_rows
+from dds.paths import end_potential, noise_path, potentials, pull_back, retrace, sample_path, steps
 from dds.types import Arrays, KeyArray, LogDensity, LogWeights, Origin, Path, Sampler, Scalar, State
 
 
@@ -484,16 +484,16 @@ def adjoint_matching(
     """
     require(paths >= 1, "paths", paths, "at least 1")
     score = kernels.bounded(jax.grad(lambda y: end_potential(sampler, y, log_density)), score_clip)
-    rows, _ = step_rows(sampler)
-    steps = jax.tree.leaves(rows)[0].shape[0]
-    require(steps >= 1, "the number of steps of the sampler", steps, "at least 1")
+    require(steps(sampler) >= 1, "the number of steps of the sampler", 0, "at least 1")
 
     def one(states: Float[Array, " states size"]) -> Scalar:
         adjoints = jax.lax.stop_gradient(pull_back(sampler, score(states[-1])))
         transitions = jax.vmap(sampler.kernel.apply)(states, sampler.kernel.rows)
         own = transitions.backward
         require(own is None, "the noising process of the sampler", "one of its own", "that of the reference")
-        return jnp.sum((transitions.forward.mean[:-1] - adjoints) ** 2) / 2
+        usable = jnp.isfinite(adjoints).all()  # before the difference, or its gradient would not be a number
+        gaps = jnp.where(usable, transitions.forward.mean[:-1] - adjoints, 0)
+        return jnp.where(usable, jnp.sum(gaps**2) / 2, jnp.inf)
 
     states = jax.lax.stop_gradient(origin(sampler, key, paths))
     return _mean_of_finite(devices.share(one)(states))

@@ -523,6 +523,26 @@ def test_the_score_of_adjoint_matching_is_bounded_where_that_is_asked():
     assert 0 < bounded < 2 * paths.steps(sampler) * 11**2
 
 
+def test_adjoint_matching_drops_paths_that_end_where_there_is_no_gradient():
+    family, params = with_potentials("dds")
+    back = origins.back_from(family.sampler(params), jax.random.key(0), jnp.array([[1.0, 1.0], [-1.0, 1.0]]))
+
+    def half(x):
+        return SHIFTED.log_density(x) + jnp.sqrt(x[0])
+
+    @jax.jit
+    def gradient(params, states):
+        def loss(params):
+            options = {"log_density": half, "paths": 1, "origin": lambda *_: states}
+            return losses.adjoint_matching(family.sampler(params), jax.random.key(0), **options)
+
+        return ravel_pytree(jax.grad(loss)(params))[0]
+
+    both, whole = gradient(params, back), gradient(params, back[:1])
+    assert jnp.any(whole != 0)
+    np.testing.assert_allclose(both, whole, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("cmcd", "the noising process of the sampler must be that of the"), ("importance", "the number of steps of the")],
