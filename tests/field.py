@@ -258,6 +258,13 @@ NOTES = """
   recover from that within these updates. A guess from the weights of the untrained sampler was tried, and is no cure:
   it is far above what its typical path has, and underdamped DDS diverged.
 - The buffer makes little difference where the start reaches all modes.
+- Adjoint matching comes out between the other losses. On the many-well density it has the smallest EUBO of all that
+  train but the learned sampler, for it visits left and right alike, as the start does and the target does not. A
+  buffer, chosen from by weight, does harm there: where weights are worth little these are few points, and this loss
+  sees no weights that could set it right.
+- Without the score in the network adjoint matching takes a thirty-third of the evaluations. That does for the funnel, as
+  well as anything with fixed noise does, and for neither of the targets with many modes at so few updates. Its CPU
+  seconds, and those of the other two by adjoint matching, are of a machine with both cores busy: a third too many.
 - On the funnel all samplers with fixed noise leave out the mouth: a coverage near 0.5, and a huge EUBO. The probability
   flow of DDS agrees with its paths to some hundredths there, and both are wrong.
 - Where a sampler is bad, resampling on the way does not mend it.
