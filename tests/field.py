@@ -262,8 +262,8 @@ NOTES = """
   train but the learned sampler, for it visits left and right alike, as the start does and the target does not. A
   buffer, chosen from by weight, does harm there: where weights are worth little these are few points, and this loss
   sees no weights that could set it right.
-- Without the score in the network adjoint matching takes a thirty-third of the evaluations. That does for the funnel, as
-  well as anything with fixed noise does, and for neither of the targets with many modes at so few updates. Its CPU
+- Without the score in the network adjoint matching takes a thirty-third of the evaluations. On the funnel that does
+  about as well as the rest with fixed noise, and on neither of the targets with many modes, at so few updates. Its CPU
   seconds, and those of the other two by adjoint matching, are of a machine with both cores busy: a third too many.
 - On the funnel all samplers with fixed noise leave out the mouth: a coverage near 0.5, and a huge EUBO. The probability
   flow of DDS agrees with its paths to some hundredths there, and both are wrong.
