@@ -170,7 +170,7 @@ def paper(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def problems(session: nox.Session) -> None:
-    """Some 55 problems unlike the benchmarks, two seeds each: was the answer right, and was it trusted? Resumable."""
+    """Some 60 problems unlike the benchmarks, two seeds each: was the answer right, and was it trusted? Resumable."""
     install(session, "test", ".[cli,wandb]")
     session.run("python", "tests/problem_set.py", *session.posargs)
 

@@ -551,6 +551,52 @@ def heavy_tailed_modes_8():
     return of(log_density, 8, 0.0, 6.0)
 
 
+def three_crescents_5():
+    """Bent normal distributions far from each other: climbs find each, and an arm of one can be in no component."""
+
+    def bent(x, middle, bend):
+        away = x - middle
+        return norm.logpdf(away.at[1].add(bend * (away[0] ** 2 - 1))).sum()
+
+    def log_density(x):
+        third = jnp.zeros(5).at[:2].set(jnp.array([-7.0, 3.0]))
+        parts = [bent(x, 0.0, 0.8), bent(x, 5.0, -0.8), bent(x, third, 0.0)]
+        return jax.nn.logsumexp(jnp.stack(parts)) - jnp.log(3.0)
+
+    return of(log_density, 5, 0.0, 5.0)
+
+
+def turned_double_wells_6():
+    """Sixty-four modes, the masses of which differ by up to seventeen nats, along axes of no coordinate."""
+    rotation = jnp.asarray(stats.ortho_group.rvs(6, random_state=1), float)
+
+    def well(t):
+        return -(t**4) / 4 + 2 * t**2 + 0.7 * t - 4
+
+    one = np.log(integrate.quad(lambda t: np.exp(well(t)), -8, 8, points=[-2, 2])[0])
+    return of(lambda x: jnp.sum(well(rotation @ x)), 6, 6 * float(one), 2.0)
+
+
+def random_walk_27():
+    """A random walk with noise, both scales of which are unknown: given these it is normal, given one it is not."""
+    rng, count = np.random.default_rng(8), 25
+    data = np.cumsum(0.3 * rng.normal(size=count)) + 0.6 * rng.normal(size=count)
+    walk = np.minimum.outer(np.arange(1, count + 1), np.arange(1, count + 1))
+    values, vectors = np.linalg.eigh(walk)
+    turned = vectors.T @ data
+
+    def log_density(x):
+        steps = norm.logpdf(jnp.diff(x[:count], prepend=0.0), 0, jnp.exp(x[count]))
+        return steps.sum() + norm.logpdf(data, x[:count], jnp.exp(x[-1])).sum() + norm.logpdf(x[count:], -1, 1).sum()
+
+    def on_the_grid(u, v):
+        variances = np.exp(2 * u)[..., None] * values + np.exp(2 * v)[..., None]
+        likelihood = stats.norm.logpdf(turned, 0, np.sqrt(variances)).sum(axis=-1)
+        return likelihood + stats.norm.logpdf(u, -1, 1) + stats.norm.logpdf(v, -1, 1)
+
+    return of(log_density, count + 2, grid(on_the_grid, (-8.0, 4.0), (-8.0, 4.0), points=401), 1.0)
+
+
 PROBLEMS: dict[str, Callable[[], Target]] = {
     "unequal modes, 10-d": unequal_modes_10,
     "unequal modes, 20-d": unequal_modes_20,
@@ -609,6 +655,9 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "one Cauchy coordinate, 10-d": one_cauchy_10,
     "logistic regression, separated": separated_logistic,
     "heavy-tailed modes, 8-d": heavy_tailed_modes_8,
+    "three crescents, 5-d": three_crescents_5,
+    "turned double wells, 6-d": turned_double_wells_6,
+    "random walk, 27-d": random_walk_27,
 }
 
 
