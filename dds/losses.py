@@ -433,14 +433,15 @@ def adjoint_matching(
     Under the reference process reweighted by $\gamma / \pi_K$, whose ends are the target, the innovation of a step has
     the mean
 
-    $$ \mathbb E[\zeta_k \mid y_k] = \mathbb E\bigl[J_k^\top \nabla \log \tfrac{\gamma}{\pi_K}(y_K) \bigm| y_k\bigr],
-       \qquad J_k = \frac{\partial y_K}{\partial \zeta_k}, $$
+    $$ \begin{aligned} \mathbb E[\zeta_k \mid y_k] &=
+       \mathbb E\bigl[J_k^\top \nabla \log \tfrac{\gamma}{\pi_K}(y_K) \bigm| y_k\bigr], \\
+       J_k &= \frac{\partial y_K}{\partial \zeta_k}, \end{aligned} $$
 
     by Stein's lemma, for $y_K$ is linear in the noise of a reference. So the mean $m_k$ of the sampler's innovations is
     fitted to what stands in the brackets, the adjoint state of the reference, by least squares:
 
-    $$ \frac1N \sum_n \sum_k \tfrac12 \bigl\lVert m_k(y_k) -
-       J_k^\top \nabla \log \tfrac{\gamma}{\pi_K}(y_K) \bigr\rVert^2. $$
+    $$ \begin{aligned} \frac1N \sum_n \sum_k \tfrac12 \bigl\lVert &m_k(y_k) \\
+       &- J_k^\top \nabla \log \tfrac{\gamma}{\pi_K}(y_K) \bigr\rVert^2. \end{aligned} $$
 
     Over paths noised from points of the target this is exact at every number of steps. Over the sampler's own, and over
     those noised from points that it has drawn (adjoint sampling), the target is the fixed point of the updates, but for
