@@ -38,24 +38,24 @@ def chains(key: jax.Array, target: Target) -> np.ndarray:
         slope = jax.vmap(jax.grad(target.log_density))(x)
         return x + 0.02 * 0.999**i * slope / jnp.maximum(jnp.linalg.norm(slope, axis=1, keepdims=True), 1)
 
-    @partial(jax.jit, static_argnums=3)
-    def move(key, x, step, moves):
+    @jax.jit
+    def hundred_moves(key, x, step):
         kernel = blackjax.hmc(target.log_density, step, jnp.ones(target.dim), LEAPS)
 
-        def once(states, key):
+        def move(states, key):
             states, info = jax.vmap(kernel.step)(jax.random.split(key, CHAINS), states)
-            return states, (info.acceptance_rate.mean(), states.position)
+            return states, info.acceptance_rate.mean()
 
-        rates, states = jax.lax.scan(once, jax.vmap(kernel.init)(x), jax.random.split(key, moves))[1]
-        return states[-1], rates.mean(), states[::100]
+        states, rates = jax.lax.scan(move, jax.vmap(kernel.init)(x), jax.random.split(key, 100))
+        return states.position, rates.mean()
 
     x, step, kept = jax.jit(lambda x: jax.lax.fori_loop(0, DESCENT, descend, x))(x), 0.03, []
-    for i in range(8):
-        x, rate, _ = move(jax.random.fold_in(key, i), x, step, 100)
-        step *= 1.3 if rate > 0.85 else 0.8 if rate < 0.6 else 1.0
-    for i in range(8, 48):
-        x, _, states = move(jax.random.fold_in(key, i), x, step, 100)
-        kept.append(np.asarray(states[0]))
+    for i in range(48):
+        x, rate = hundred_moves(jax.random.fold_in(key, i), x, step)
+        if i < 8:
+            step *= 1.3 if rate > 0.85 else 0.8 if rate < 0.6 else 1.0
+        else:
+            kept.append(np.asarray(x))
     return np.concatenate(kept)
 
 

@@ -488,9 +488,7 @@ def test_adjoint_matching_recovers_a_normal_target(name):
     networks_of = {
         "dds": lambda net: families.dds(net, schedules.constant(8, total=3.0), normal.standard(2)),
         "pis": lambda net: families.pis(net, 8, normal.standard(2)),
-        "underdamped": lambda net: families.underdamped(
-            net, jnp.full(8, 0.6), jnp.full(8, 0.6), Normal(jnp.zeros(2), jnp.array(1.0))
-        ),
+        "underdamped": lambda net: families.underdamped(net, jnp.full(8, 0.6), jnp.full(8, 0.6), normal.standard(2)),
     }
     # The density is asked where paths end, and nowhere else.
     network = networks.mlp(2, lambda y: jnp.zeros(2), inputs=4 if name == "underdamped" else None, width=16)
