@@ -191,7 +191,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             tried.add("straighten")
         if explored is asked and found.prior is before.prior and "temper" not in tried:
             # The effective sample size of a part of the target is not to be compared with.
-            ess = estimators.POOR if "missed_tails" in doubts else result.report.ess
+            ess = estimators.POOR if doubts & {"missed_tails", "escaped"} else result.report.ess
             found = remedies.temper(temper_key, log_density, start, found._replace(ess=ess))
             tried.add("temper")
         cost += found.evaluations - before.evaluations
