@@ -27,6 +27,9 @@ APART = 5.0
 AROUND = 16
 """The draws around a mode by which it is asked."""
 
+AGAIN, PATHS = 64, 16
+"""The most modes that are asked again where they seem not covered, and the paths to each draw that say it."""
+
 UNDERRATED = 0.6
 """How far Laplace's approximation can be below the mass, in nats for each dimension: with Cauchy tails, log(pi) / 2."""
 
@@ -94,20 +97,30 @@ def uncovered(
     weigh: Callable[[Float[Array, "points dim"]], Float[Array, " points"]],
     log_z: float,
     found: Modes,
+    *,
+    paths: int = 1,
 ) -> Float[np.ndarray, " modes"]:
-    """The share of the target in each mode that a sampler does not cover.
+    r"""The share of the target in each mode that a sampler does not cover.
 
-    A mode is not covered if most draws around it have weights far above the normalising constant. Its mass is that of
-    Laplace's approximation, or the estimate of importance sampling with these draws, whichever is smaller: along a
-    ridge the curvature at the mode can make the mass look larger by orders. Where the modes that are covered have less
-    mass, so measured, than the normalising constant, as with heavy tails in many dimensions, those that are not covered
-    are taken to be larger by the same factor, up to what heavy tails can explain.
+    A mode is not covered if most draws around it, and most of the mass that they stand for, have weights far above the
+    normalising constant. (From a ridge most draws are off, where a sampler does not matter.) Of a sampler with steps
+    one weight is a noisy judge, and mostly too large: over paths noised from $x$, the density $\pi$ of its ends has
+
+    $$ \mathbb E\left[\frac{1}{w}\right] = \frac{\pi(x)}{\gamma(x)}. $$
+
+    So modes that seem not covered are asked again, by the harmonic mean of several weights for each draw.
+
+    The mass of a mode is that of Laplace's approximation, or the estimate of importance sampling with these draws,
+    whichever is smaller: along a ridge the curvature at the mode can make the mass look larger by orders. Where the
+    modes that are covered have less mass, so measured, than the normalising constant, as with heavy tails in many
+    dimensions, those that are not covered are taken to be larger by the same factor, up to what such tails explain.
 
     Args:
         log_density: The log density, unnormalised.
         weigh: The log weights that paths of the sampler to given points have.
         log_z: The logarithm of the normalising constant.
         found: The modes; the heaviest `COMPONENTS` are looked at.
+        paths: How many paths each draw has when it is asked again; 1 if weights have no noise.
 
     Returns:
         The shares: 0 for modes where the weights are about the normalising constant.
@@ -134,11 +147,22 @@ def uncovered(
         return np.zeros(0)
     points, scales, log_masses = (leaf[: most_modes(found.points.shape[1])] for leaf in found[:3])
     draws, log_weights = _around(log_density, points, scales)
-    weights = np.asarray(weigh(draws.reshape(-1, points.shape[1]))).reshape(len(points), -1)
-    with np.errstate(invalid="ignore"):  # of a sampler that found nothing
-        excesses = np.median(np.where(np.isneginf(log_weights), -np.inf, weights), axis=1) - log_z
-    estimates = np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=1) - np.log(AROUND)
-    masses, missed = np.fmin(np.asarray(log_masses, np.float64), estimates), ~(excesses <= APART)
+    log_weights, log_masses = np.asarray(log_weights, np.float64), np.asarray(log_masses, np.float64)
+    parts = np.exp(np.fmin(log_weights - log_masses[:, None], 0))
+
+    def is_missed(chosen: np.ndarray, paths: int) -> np.ndarray:
+        asked = jnp.repeat(draws[chosen].reshape(-1, points.shape[1]), paths, axis=0)
+        inverse = -np.asarray(weigh(asked), np.float64).reshape(len(chosen), AROUND, paths)
+        with np.errstate(invalid="ignore"):  # of a sampler that found nothing
+            high = ~(np.log(paths) - np.logaddexp.reduce(inverse, axis=2) - log_z <= APART)
+        counts, high = parts[chosen], high & (log_weights[chosen] > -np.inf)
+        return (np.mean(high, axis=1) > 0.5) & (np.sum(counts * high, axis=1) > np.sum(counts, axis=1) / 2)
+
+    missed = is_missed(np.arange(len(points)), 1)
+    again = np.flatnonzero(missed)[:AGAIN]
+    if paths > 1 and again.size:
+        missed[again] = is_missed(again, paths)
+    masses = np.fmin(log_masses, np.logaddexp.reduce(log_weights, axis=1) - np.log(AROUND))
     known = np.logaddexp.reduce(masses[~missed])
     masses += np.clip(log_z - known, 0, UNDERRATED * points.shape[1]) if np.isfinite(known) else 0
     total = np.logaddexp.reduce(np.append(masses[missed], log_z))

@@ -295,7 +295,8 @@ def _check(
     Modes and particles found otherwise, the density itself farther out, and chains that leave where the samples are.
     """
     particles_key, modes_key, far_key, chains_key = split(key, 4)
-    shares = exploration.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes)
+    again = exploration.PATHS if steps(sampler) else 1
+    shares = exploration.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes, paths=again)
     checked: dict[str, Any] = {"missed_modes": float(shares.sum()) if explored.modes.evaluations else None}
     if explored.settled is not None:
         checked["explored_log_weights"] = weigh(particles_key, explored.points)

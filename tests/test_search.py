@@ -380,6 +380,21 @@ def test_a_mode_is_missed_where_weights_are_far_above_z():
     assert exploration.uncovered(two_modes, lambda points: points[:, 0], LOG_Z, none).shape == (0,)
 
 
+def test_the_noise_of_paths_is_no_missed_mode():
+    # One path in four has a quarter of the weight that counts, Z or e^10 Z; the others are e^30 above it.
+    known = both_modes()
+    for excess, exact in {0.0: [0, 0], 10.0: [0.375, 0.125]}.items():
+
+        def weigh(points, excess=excess):
+            low = jax.random.bernoulli(jax.random.key(0), 0.25, (len(points),))
+            return LOG_Z + excess + jnp.where(low, np.log(0.25), 30.0)
+
+        one = exploration.uncovered(two_modes, weigh, LOG_Z, known)
+        np.testing.assert_allclose(one, [0.375, 0.125], rtol=1e-3)
+        several = exploration.uncovered(two_modes, weigh, LOG_Z, known, paths=exploration.PATHS)
+        np.testing.assert_allclose(several, exact, rtol=1e-3)
+
+
 def test_a_ridge_is_weighed_by_its_draws_not_by_its_curvature():
     # The curvature along the last coordinate is that of a deviation of 1000, but the density soon falls off.
     known = both_modes()
@@ -398,6 +413,13 @@ def test_a_ridge_is_weighed_by_its_draws_not_by_its_curvature():
     # Where most draws have no density, they say nothing of the sampler.
     nothing = exploration.uncovered(partial(ridge, end=200.0, beyond=jnp.nan), never, LOG_Z, long)
     assert nothing[0] == 0
+
+    def off_the_ridge(points):
+        return LOG_Z + jnp.where(jnp.abs(points[:, 2] - LEFT[2]) > 200.0, 10.0, 0.0)
+
+    for beyond, missing in {-20.0: False, 0.0: True}.items():  # ten draws of sixteen are farther than 200
+        shares = exploration.uncovered(partial(ridge, end=200.0, beyond=beyond), off_the_ridge, LOG_Z, long)
+        assert bool(shares[0] > 0.5) is missing
 
 
 @pytest.mark.slow
