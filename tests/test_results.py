@@ -10,8 +10,21 @@ import optax
 import pytest
 
 import dds
-from dds import estimators, evaluation, exploration, families, losses, normal, recipes, results, storage, training
+from dds import (
+    estimators,
+    evaluation,
+    exploration,
+    families,
+    losses,
+    modes,
+    normal,
+    recipes,
+    results,
+    storage,
+    training,
+)
 
+KEY = jax.random.key(0)
 LOG_Z = 1.5 * np.log(2 * np.pi) + np.log(2.0)
 SHIFT = jnp.array([1.0, -2.0])
 LIKE = {"a": jnp.zeros(2), "b": jnp.zeros(())}
@@ -191,6 +204,19 @@ def test_numpyro_samples_come_back_constrained_by_site():
     samples = jax.vmap(target.structure)(jax.random.normal(jax.random.key(0), (5, 2)))
     assert np.all(samples["scale"] > 0)
     np.testing.assert_allclose(samples["double"], 2 * samples["mean"])
+
+
+def test_modes_are_asked_by_several_paths_of_a_sampler_with_steps(result, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        exploration, "uncovered", lambda *arguments, paths: asked.append(paths) or np.zeros(len(arguments[3].points))
+    )
+    explored = exploration.Explored(jnp.zeros((0, 3)), None, modes.none(3), 0)
+    without_steps = families.importance(normal.standard(3)).sampler({})
+    nothing = np.full(2, -np.inf, np.float32)
+    for sampler in (result.sampler, without_steps):
+        results._check(KEY, result.target, sampler, max, explored, np.zeros((2, 3)), nothing, None, -np.inf)
+    assert asked == [exploration.PATHS, 1]
 
 
 @pytest.mark.slow

@@ -395,6 +395,22 @@ def test_the_noise_of_paths_is_no_missed_mode():
         np.testing.assert_allclose(several, exact, rtol=1e-3)
 
 
+def test_a_draw_counts_at_most_as_much_as_laplace_says():
+    # Two draws of sixteen around the mode on the left reach a part with far more mass, which the sampler covers.
+    known = both_modes()
+
+    def is_beyond(x):
+        return x[..., 0] - LEFT[0] > 1.0
+
+    def density(x):
+        return two_modes(x) + jnp.where(is_beyond(x), 20.0, 0.0)
+
+    def weigh(points):
+        return LOG_Z + jnp.where(is_beyond(points), 0.0, 10.0)
+
+    assert exploration.uncovered(density, weigh, LOG_Z, known)[0] > 0.3
+
+
 def test_a_ridge_is_weighed_by_its_draws_not_by_its_curvature():
     # The curvature along the last coordinate is that of a deviation of 1000, but the density soon falls off.
     known = both_modes()
