@@ -1,5 +1,6 @@
 """How functions are compiled that run once or a few times, and by which compiler not."""
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -24,8 +25,13 @@ STARVING = jaxlib.version.__version_info__ < (0, 11)
 
 In jaxlib 0.10 a batched solve of LAPACK is cut in parts for the threads of a pool, and waits for them in one of these
 threads. There are as many as cores, or as the environment variable NPROC says before JAX starts. If each of them waits
-for one that is free, nothing goes on: so it was with several devices of a CPU, each in a solve.
+for one that is free, nothing goes on: so it was with several devices of a CPU, each in a solve, and on two cores with
+the density of a Gaussian process, whose gradients solve side by side. One thread alone waits for nobody, so with such a
+jaxlib NPROC is set to 1 when this module is imported, unless it is set already.
 """
+
+if STARVING:
+    os.environ.setdefault("NPROC", "1")
 
 if jaxlib.version.__version__ in BROKEN:
     warnings.warn(

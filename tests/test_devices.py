@@ -116,6 +116,26 @@ def test_two_processes_train_and_go_on_where_one_died(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "died/0.npy"), first)
 
 
+@pytest.mark.slow
+def test_cores_do_not_wait_for_each_other_in_solves():
+    # With jaxlib 0.10 and a pool of two threads, three runs of three ended in a wait for ever.
+    program = """
+import jax, jax.numpy as jnp, numpy as np
+from dds import coordinates, normal
+squares = np.subtract.outer(*2 * [np.linspace(0, 5, 30)]) ** 2
+def log_density(x):
+    factor = jnp.linalg.cholesky(jnp.exp(x[0] - squares / 2) + (0.01 + jnp.exp(x[1])) * jnp.eye(30))
+    half = jnp.linalg.solve(factor, jnp.sin(jnp.arange(30.0)))
+    return -half @ half / 2 - jnp.sum(jnp.log(jnp.diag(factor))) - x @ x / 2
+for i in range(40):
+    fit, _ = coordinates.fit_from(jax.random.key(i), log_density, normal.Normal(jnp.zeros(3), jnp.eye(3)))
+print(float(fit.mean[2]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=250)
+    assert abs(float(ran.stdout)) < 0.1, ran.stderr
+
+
 def test_devices_that_could_wait_for_each_other_for_ever_are_refused():
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     program = (

@@ -118,7 +118,9 @@ def run(
             folder.
         version: Whether to print the version and stop.
     """
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    options: dict[str, Any] = {
+        name: str(value) if isinstance(value, Path) else value for name, value in locals().items()
+    }
     if version:
         print(f"dds {dds.__version__}")
         return
@@ -130,8 +132,8 @@ def run(
         begun = files.Checkpoint.read(resume)
         options = begun.options | {"output": str(resume)}
     if options["devices"] is not None:
-        if compiling.STARVING:
-            os.environ.setdefault("NPROC", str(2 * options["devices"]))
+        if compiling.STARVING and options["devices"] > 1:
+            os.environ["NPROC"] = str(max(int(os.environ["NPROC"]), 2 * options["devices"]))
         with contextlib.suppress(RuntimeError):  # JAX has started, in a notebook: there are as many as there are
             jax.config.update("jax_num_cpu_devices", options["devices"])
     with dds.devices.using(options["devices"]):
