@@ -108,7 +108,8 @@ def uncovered(
 
     $$ \mathbb E\left[\frac{1}{w}\right] = \frac{\pi(x)}{\gamma(x)}. $$
 
-    So modes that seem not covered are asked again, by the harmonic mean of several weights for each draw.
+    So the modes that seem not covered, the heaviest `AGAIN` of them, are asked again: by the harmonic mean of several
+    weights for each draw.
 
     The mass of a mode is that of Laplace's approximation, or the estimate of importance sampling with these draws,
     whichever is smaller: along a ridge the curvature at the mode can make the mass look larger by orders. Where the
@@ -120,7 +121,7 @@ def uncovered(
         weigh: The log weights that paths of the sampler to given points have.
         log_z: The logarithm of the normalising constant.
         found: The modes; the heaviest `COMPONENTS` are looked at.
-        paths: How many paths each draw has when it is asked again; 1 if weights have no noise.
+        paths: How many paths each draw has when it is asked again, as many as `PATHS`; 1 if weights have no noise.
 
     Returns:
         The shares: 0 for modes where the weights are about the normalising constant.

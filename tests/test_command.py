@@ -1,5 +1,6 @@
 """The command, end to end, small."""
 
+import contextlib
 import importlib.util
 import inspect
 import json
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import wandb
 from PIL import Image
 
 import dds
-from dds import plots
+from dds import compiling, plots
 from dds.cli import main as command
 from dds.cli import named
 
@@ -91,6 +93,17 @@ def test_the_pictures_are_of_the_pair_that_is_asked_for(monkeypatch, tmp_path):
     states, _ = drawn["animate"][0][1:]
     assert states.shape == (9, 500, 2)
     assert abs(np.median(states[-1, :, 1]) - np.median(samples[:, 0])) < 1
+
+
+@pytest.mark.parametrize(("before", "count", "after"), [("1", 2, "4"), ("", 2, "4"), ("8", 2, "8"), ("1", 1, "1")])
+def test_devices_of_a_cpu_have_two_threads_each(monkeypatch, before, count, after):
+    jax.devices()  # so that JAX has started, and the number of its devices stays
+    monkeypatch.setattr(compiling, "STARVING", True)
+    monkeypatch.setattr(command, "find_and_report", lambda *arguments: None)
+    monkeypatch.setattr(dds.devices, "using", contextlib.nullcontext)
+    monkeypatch.setenv("NPROC", before)
+    run(monkeypatch, "funnel", "--devices", count)
+    assert os.environ["NPROC"] == after
 
 
 def test_a_budget_ends_the_training(monkeypatch, tmp_path):

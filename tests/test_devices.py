@@ -17,7 +17,7 @@ import pytest
 import two_processes
 
 import dds
-from dds import devices, families, losses, modes, replay, resampling, schedules, smc, targets, training
+from dds import compiling, devices, families, losses, modes, replay, resampling, schedules, smc, targets, training
 from dds.types import Normal
 
 TARGET = targets.funnel(3)
@@ -114,6 +114,13 @@ def test_two_processes_train_and_go_on_where_one_died(tmp_path):
     assert not (tmp_path / "died/0.npy").exists()
     assert both(tmp_path / "died") == [0, 0]
     np.testing.assert_array_equal(np.load(tmp_path / "died/0.npy"), first)
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, "1" if compiling.STARVING else "None"), ({"NPROC": "3"}, "3")])
+def test_one_thread_computes_unless_more_are_asked_for(given, threads):
+    command = [sys.executable, "-c", "import os, dds; print(os.environ.get('NPROC'))"]
+    environment = {name: value for name, value in os.environ.items() if name != "NPROC"} | given
+    assert subprocess.run(command, capture_output=True, text=True, env=environment).stdout.strip() == threads
 
 
 @pytest.mark.slow

@@ -213,9 +213,9 @@ def test_modes_are_asked_by_several_paths_of_a_sampler_with_steps(result, monkey
     )
     explored = exploration.Explored(jnp.zeros((0, 3)), None, modes.none(3), 0)
     without_steps = families.importance(normal.standard(3)).sampler({})
-    nothing = np.full(2, -np.inf, np.float32)
+    nothing, never = np.full(2, -np.inf, np.float32), max  # of no weight, and not called
     for sampler in (result.sampler, without_steps):
-        results._check(KEY, result.target, sampler, max, explored, np.zeros((2, 3)), nothing, None, -np.inf)
+        results._check(KEY, result.target, sampler, never, explored, np.zeros((2, 3)), nothing, None, -np.inf)
     assert asked == [exploration.PATHS, 1]
 
 

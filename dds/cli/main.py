@@ -133,7 +133,7 @@ def run(
         options = begun.options | {"output": str(resume)}
     if options["devices"] is not None:
         if compiling.STARVING and options["devices"] > 1:
-            os.environ["NPROC"] = str(max(int(os.environ["NPROC"]), 2 * options["devices"]))
+            os.environ["NPROC"] = str(max(int(os.environ.get("NPROC") or 1), 2 * options["devices"]))
         with contextlib.suppress(RuntimeError):  # JAX has started, in a notebook: there are as many as there are
             jax.config.update("jax_num_cpu_devices", options["devices"])
     with dds.devices.using(options["devices"]):
