@@ -53,6 +53,20 @@ class Explored(NamedTuple):
     evaluations: int
 
 
+class Uncovered(NamedTuple):
+    """How much of the target lies in modes that a sampler does not cover.
+
+    Attributes:
+        shares: The share in each mode: 0 for modes where the weights are about the normalising constant.
+        evaluations: The number of evaluations of the density, those of the weights left out.
+        weighed: The number of points that were weighed.
+    """
+
+    shares: Float[np.ndarray, " modes"]
+    evaluations: int
+    weighed: int
+
+
 @typed
 def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int = EXPLORERS) -> Explored:
     """Looks for points of the target by climbs from new starts and by tempering from a wide start.
@@ -99,7 +113,7 @@ def uncovered(
     found: Modes,
     *,
     paths: int = 1,
-) -> Float[np.ndarray, " modes"]:
+) -> Uncovered:
     r"""The share of the target in each mode that a sampler does not cover.
 
     A mode is not covered if most draws around it, and most of the mass that they stand for, have weights far above the
@@ -124,7 +138,7 @@ def uncovered(
         paths: How many paths each draw has when it is asked again, as many as `PATHS`; 1 if weights have no noise.
 
     Returns:
-        The shares: 0 for modes where the weights are about the normalising constant.
+        The share in each mode, and what it took.
 
     Example:
         >>> from dds import targets
@@ -141,11 +155,11 @@ def uncovered(
         ...     return jax.vmap(
         ...         lambda x: mixture.log_density(x) - normal.log_density(left, x)
         ...     )(points)
-        >>> uncovered(mixture.log_density, weigh, -0.29, found).round(2).tolist()
+        >>> uncovered(mixture.log_density, weigh, -0.29, found).shares.round(2).tolist()
         [0.0, 0.25]
     """
     if not len(found.points):
-        return np.zeros(0)
+        return Uncovered(np.zeros(0), 0, 0)
     points, scales, log_masses = (leaf[: most_modes(found.points.shape[1])] for leaf in found[:3])
     draws, log_weights = _around(log_density, points, scales)
     log_weights, log_masses = np.asarray(log_weights, np.float64), np.asarray(log_masses, np.float64)
@@ -160,14 +174,15 @@ def uncovered(
         return (np.mean(high, axis=1) > 0.5) & (np.sum(counts * high, axis=1) > np.sum(counts, axis=1) / 2)
 
     missed = is_missed(np.arange(len(points)), 1)
-    again = np.flatnonzero(missed)[:AGAIN]
-    if paths > 1 and again.size:
+    again = np.flatnonzero(missed)[: AGAIN if paths > 1 else 0]
+    if again.size:
         missed[again] = is_missed(again, paths)
     masses = np.fmin(log_masses, np.logaddexp.reduce(log_weights, axis=1) - np.log(AROUND))
     known = np.logaddexp.reduce(masses[~missed])
     masses += np.clip(log_z - known, 0, UNDERRATED * points.shape[1]) if np.isfinite(known) else 0
     total = np.logaddexp.reduce(np.append(masses[missed], log_z))
-    return np.exp(np.where(missed, masses - total, -np.inf)) if np.isfinite(total) else np.zeros(len(points))
+    shares = np.exp(np.where(missed, masses - total, -np.inf)) if np.isfinite(total) else np.zeros(len(points))
+    return Uncovered(shares, AROUND * len(points), AROUND * (len(points) + again.size * paths))
 
 
 def most_modes(dim: int) -> int:

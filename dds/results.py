@@ -296,18 +296,20 @@ def _check(
     """
     particles_key, modes_key, far_key, chains_key = split(key, 4)
     again = exploration.PATHS if steps(sampler) else 1
-    shares = exploration.uncovered(target.log_density, partial(weigh, modes_key), log_z, explored.modes, paths=again)
+    asked = target.log_density, partial(weigh, modes_key), log_z, explored.modes
+    shares, evaluations, weighed = exploration.uncovered(*asked, paths=again)
+    evaluations += weighed * _each(sampler)
     checked: dict[str, Any] = {"missed_modes": float(shares.sum()) if explored.modes.evaluations else None}
     if explored.settled is not None:
         checked["explored_log_weights"] = weigh(particles_key, explored.points)
     if not np.isfinite(log_weights).any():
-        return checked, 0
-    missed, evaluations = explored.points[:0], 0
+        return checked, evaluations
+    missed = explored.points[:0]
     ess = float(estimators.effective_sample_size(log_weights))
     if ess >= estimators.POOR or ess * len(log_weights) >= SEVERAL:  # fewer samples say nothing of farther ones
         weigh_far = partial(weigh, far_key)
         far = tails.beyond(far_key, target.log_density, sampler.coordinates, weigh_far, points, log_weights)
-        evaluations = far.evaluations + far.weighed * _each(sampler)
+        evaluations += far.evaluations + far.weighed * _each(sampler)
         checked["missed_tails"] = far.share
         missed = far.points if far.share > evaluation.MISSED_TAILS else missed
         highest = float(np.max(log_weights))

@@ -248,7 +248,8 @@ def _with_others(log_density: LogDensity, bound: float, found: Found, freedom: S
     def weigh(points: Array) -> Array:
         return jax.vmap(lambda x: log_density(x) - normal.log_density(fit, x))(points)
 
-    shares = exploration.uncovered(log_density, weigh, bound, found.modes)
+    shares, spent, weighed = exploration.uncovered(log_density, weigh, bound, found.modes)
+    found = found._replace(evaluations=found.evaluations + spent + weighed)
     chosen = np.flatnonzero(shares > np.exp(-RELEVANT))
     if not chosen.size:
         return found
@@ -309,7 +310,8 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
             return in_batches(one, 64)(points)
 
         log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
-        missed = float(exploration.uncovered(log_density, weigh, float(log_z), found.modes).sum())
+        shares, spent, weighed = exploration.uncovered(log_density, weigh, float(log_z), found.modes)
+        missed, evaluations = float(shares.sum()), evaluations + spent + (DRAWS + weighed) * (1 + place.cost)
     if ess < 1.2 * found.ess or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
     finding = f"one mode, nearly normal given coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"

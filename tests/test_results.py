@@ -18,6 +18,7 @@ from dds import (
     losses,
     modes,
     normal,
+    paths,
     recipes,
     results,
     storage,
@@ -208,14 +209,19 @@ def test_numpyro_samples_come_back_constrained_by_site():
 
 def test_modes_are_asked_by_several_paths_of_a_sampler_with_steps(result, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        exploration, "uncovered", lambda *arguments, paths: asked.append(paths) or np.zeros(len(arguments[3].points))
-    )
+
+    def uncovered(log_density, weigh, log_z, found, **options):
+        asked.append(options["paths"])
+        return exploration.Uncovered(np.zeros(len(found.points)), 5, 7)
+
+    monkeypatch.setattr(exploration, "uncovered", uncovered)
     explored = exploration.Explored(jnp.zeros((0, 3)), None, modes.none(3), 0)
     without_steps = families.importance(normal.standard(3)).sampler({})
     nothing, never = np.full(2, -np.inf, np.float32), max  # of no weight, and not called
     for sampler in (result.sampler, without_steps):
-        results._check(KEY, result.target, sampler, never, explored, np.zeros((2, 3)), nothing, None, -np.inf)
+        arguments = result.target, sampler, never, explored, np.zeros((2, 3)), nothing, None, -np.inf
+        _, evaluations = results._check(KEY, *arguments)
+        assert evaluations == 5 + 7 * (paths.steps(sampler) + 2)  # a weight takes the density at every step
     assert asked == [exploration.PATHS, 1]
 
 

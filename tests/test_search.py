@@ -94,7 +94,7 @@ def missed(log_density, found, known, log_z=LOG_Z):
 
         return jax.vmap(one)(points)
 
-    return exploration.uncovered(log_density, weigh, log_z, known)
+    return exploration.uncovered(log_density, weigh, log_z, known).shares
 
 
 def both_modes():
@@ -310,7 +310,7 @@ def test_uncovered_is_the_share_of_modes_on_either_side():
             return jax.vmap(lambda x: two_modes(x) - normal.log_density(one, x))(points)
 
         np.testing.assert_allclose(
-            exploration.uncovered(two_modes, weigh, LOG_Z + np.log(share), known), exact, atol=1e-3
+            exploration.uncovered(two_modes, weigh, LOG_Z + np.log(share), known).shares, exact, atol=1e-3
         )
 
 
@@ -326,7 +326,7 @@ def test_modes_with_heavy_tails_are_as_large_as_the_one_that_is_covered():
         alone = -1.5 * jnp.sum(jnp.log(2 + (points - found.points[:1]) ** 2), axis=1)
         return jax.vmap(target.log_density)(points) - alone
 
-    shares = exploration.uncovered(target.log_density, weigh, -np.log(3.0), found)
+    shares = exploration.uncovered(target.log_density, weigh, -np.log(3.0), found).shares
     np.testing.assert_allclose(shares, [0, 1 / 3, 1 / 3], atol=0.01)
 
 
@@ -336,7 +336,7 @@ def test_modes_are_not_taken_to_be_larger_than_heavy_tails_make_them():
     def weigh(points):
         return LOG_Z + jnp.where(points[:, 0] < 0, 0.0, 10.0)
 
-    shares = exploration.uncovered(two_modes, weigh, LOG_Z, known)
+    shares = exploration.uncovered(two_modes, weigh, LOG_Z, known).shares
     np.testing.assert_allclose(shares, [0, np.exp(-20 + 3 * exploration.UNDERRATED)], rtol=1e-3)
 
 
@@ -373,11 +373,11 @@ def test_a_mode_is_missed_where_weights_are_far_above_z():
         def weigh(points, excess=excess):
             return jnp.full(len(points), LOG_Z + excess)
 
-        shares = exploration.uncovered(two_modes, weigh, LOG_Z, known)
+        shares = exploration.uncovered(two_modes, weigh, LOG_Z, known).shares
         # Both modes are missed or none: what the sampler knows of is then the half of all.
         np.testing.assert_allclose(shares, [0.375, 0.125] if missing else [0, 0], rtol=1e-3)
     none = known._replace(points=jnp.zeros((0, 3)))
-    assert exploration.uncovered(two_modes, lambda points: points[:, 0], LOG_Z, none).shape == (0,)
+    assert exploration.uncovered(two_modes, lambda points: points[:, 0], LOG_Z, none).shares.shape == (0,)
 
 
 def test_the_noise_of_paths_is_no_missed_mode():
@@ -389,10 +389,12 @@ def test_the_noise_of_paths_is_no_missed_mode():
             low = jax.random.bernoulli(jax.random.key(0), 0.25, (len(points),))
             return LOG_Z + excess + jnp.where(low, np.log(0.25), 30.0)
 
-        one = exploration.uncovered(two_modes, weigh, LOG_Z, known)
+        one = exploration.uncovered(two_modes, weigh, LOG_Z, known).shares
         np.testing.assert_allclose(one, [0.375, 0.125], rtol=1e-3)
         several = exploration.uncovered(two_modes, weigh, LOG_Z, known, paths=exploration.PATHS)
-        np.testing.assert_allclose(several, exact, rtol=1e-3)
+        np.testing.assert_allclose(several.shares, exact, rtol=1e-3)
+        draws = exploration.AROUND * len(known.points)
+        assert (several.evaluations, several.weighed) == (draws, draws * (1 + exploration.PATHS))
 
 
 def test_a_draw_counts_at_most_as_much_as_laplace_says():
@@ -408,7 +410,7 @@ def test_a_draw_counts_at_most_as_much_as_laplace_says():
     def weigh(points):
         return LOG_Z + jnp.where(is_beyond(points), 0.0, 10.0)
 
-    assert exploration.uncovered(density, weigh, LOG_Z, known)[0] > 0.3
+    assert exploration.uncovered(density, weigh, LOG_Z, known).shares[0] > 0.3
 
 
 def test_a_ridge_is_weighed_by_its_draws_not_by_its_curvature():
@@ -424,17 +426,17 @@ def test_a_ridge_is_weighed_by_its_draws_not_by_its_curvature():
     def never(points):
         return jnp.full(len(points), jnp.inf)
 
-    drops = exploration.uncovered(partial(ridge, end=1.0, beyond=-20.0), never, LOG_Z, long)
+    drops = exploration.uncovered(partial(ridge, end=1.0, beyond=-20.0), never, LOG_Z, long).shares
     assert drops[0] < 1e-3
     # Where most draws have no density, they say nothing of the sampler.
-    nothing = exploration.uncovered(partial(ridge, end=200.0, beyond=jnp.nan), never, LOG_Z, long)
+    nothing = exploration.uncovered(partial(ridge, end=200.0, beyond=jnp.nan), never, LOG_Z, long).shares
     assert nothing[0] == 0
 
     def off_the_ridge(points):
         return LOG_Z + jnp.where(jnp.abs(points[:, 2] - LEFT[2]) > 200.0, 10.0, 0.0)
 
     for beyond, missing in {-20.0: False, 0.0: True}.items():  # ten draws of sixteen are farther than 200
-        shares = exploration.uncovered(partial(ridge, end=200.0, beyond=beyond), off_the_ridge, LOG_Z, long)
+        shares = exploration.uncovered(partial(ridge, end=200.0, beyond=beyond), off_the_ridge, LOG_Z, long).shares
         assert bool(shares[0] > 0.5) is missing
 
 
