@@ -27,6 +27,10 @@ REFINED, ROOM = 2000, 2**26
 OWN = 100_000
 """The most own paths of a sampler with steps: about as many as refining costs."""
 
+AMPLE = 2**22
+"""The most evaluations of the density for paths beyond those that reach the goal: in coordinates of a neck they add up.
+"""
+
 SEVERAL = 500
 """The effective number of samples from which they are asked what lies farther out; or a share of `estimators.POOR`."""
 
@@ -229,7 +233,8 @@ def _drawn(
     points, log_w = draw(first_key, paths)
     sampler = recipe.family.sampler(fit.params)
     cheap = OWN if _refinable(sampler) else CHEAP // (steps(sampler) + 1)
-    more = _more(np.where(np.isnan(log_w), -np.inf, log_w), paths, goal, min(cheap, MEMORY // target.dim))
+    most = min(cheap, MEMORY // target.dim)
+    more = _more(np.where(np.isnan(log_w), -np.inf, log_w), paths, goal, most, min(AMPLE // _each(sampler), most))
     if more > 0:
         others = draw(more_key, more)
         points, log_w = np.concatenate([points, others[0]]), np.concatenate([log_w, others[1]])
@@ -237,14 +242,17 @@ def _drawn(
     return points, np.where(broken, -np.inf, log_w), float(np.mean(broken))
 
 
-def _more(log_weights: np.ndarray, paths: int, goal: Goal, most: int) -> int:
-    """How many more paths bring the standard error to a quarter of the goal, or at least below it; at most so many."""
+def _more(log_weights: np.ndarray, paths: int, goal: Goal, most: int, ample: int) -> int:
+    """How many more paths bring the standard error below the goal, or to a quarter of it.
+
+    The number of all is at most `most` for the one, and `ample` for the other.
+    """
     error, count = float(estimators.log_z(log_weights).standard_error), log_weights.size
     if not np.isfinite(error):
         return 0
     few = int(min(goal.draws, paths) / float(estimators.effective_sample_size(log_weights))) + 1
     enough, good = (max(int(count * (parts * error / goal.precision) ** 2), few) for parts in (1.25, 4))
-    return max(min(good, most) - count, 0) if enough <= most else 0
+    return max(enough, min(good, ample), count) - count if enough <= most else 0
 
 
 def _refinable(sampler: Sampler) -> bool:

@@ -65,8 +65,11 @@ def test_more_paths_are_drawn_where_they_reach_the_goal_and_are_not_too_many():
     least, enough = (int(10_000 * (parts * error / 0.01) ** 2) for parts in (1.25, 4))
     assert 10_000 < least < enough
     for most, more in ((least - 1, 0), (least, least - 10_000), (enough, enough - 10_000), (10**9, enough - 10_000)):
-        assert results._more(log_w, 10_000, goal, most) == more
-    assert results._more(np.zeros(10_000, np.float32), 10_000, goal, 10**9) == 0
+        assert results._more(log_w, 10_000, goal, most, most) == more
+    # Where paths are dear no more are drawn than the goal takes, but as many as that.
+    for ample, more in ((10, least), (least + 7, least + 7), (10**9, enough)):
+        assert results._more(log_w, 10_000, goal, 10**9, ample) == more - 10_000
+    assert results._more(np.zeros(10_000, np.float32), 10_000, goal, 10**9, 10**9) == 0
 
 
 def test_more_samples_are_others(result):
