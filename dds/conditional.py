@@ -12,6 +12,7 @@ It is the Laplace approximation of Rue, Martino and Chopin (2009), but as a chan
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,74 +21,85 @@ from jaxtyping import Array, Float
 
 from dds import normal
 from dds.checks import require, typed
-from dds.compiling import once
+from dds.compiling import in_batches, once
 from dds.types import Bijection, LogDensity, Normal, Scalar, State
 
 MOST = 3
 """The most coordinates that `neck` looks for."""
 
-NORMAL = 0.3
-"""The sum of squared third cumulants up to which the other coordinates count as normal, if it is a tenth of all."""
+NORMAL = 8.0
+"""The variance of log weights up to which the other coordinates may be nearly normal: draws show whether they are."""
 
-DUE = 0.1
-"""A coordinate counts, too, where all but this part of what is left of the sum is due to it: a second, weaker neck."""
+LARGE, GAIN = 0.25, 0.2
+"""What is due to a coordinate of a neck: at least this part of the variance, and so much of it."""
 
-ROUNDING = 1e-4
-"""The sum of squared third cumulants below which there are none: a fit of a neck can be so narrow that it sees few."""
+WEAK = 0.9
+"""The part from which it counts, too, however little there is: a second, weaker neck."""
+
+ROUNDING = 1e-5
+"""The variance up to which there is none: a fit of a neck can be so narrow that it sees little."""
 
 NEWTON = 3
 """The Newton steps to the mode of the other coordinates."""
 
 
 @typed
-def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "draws dim"]) -> tuple[int, ...]:
+def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"]) -> tuple[int, ...]:
     r"""The few coordinates given which the others are nearly normal.
 
-    The third derivatives of the log density over draws from a fit, in units of the conditional standard deviations, are
-    zero where three coordinates are jointly normal given the rest. Coordinates are taken away one by one, each time the
-    one with the largest part in the sum of squares, until little is left that is due to any one.
+    Third derivatives of $\log \gamma$ make the log weights of draws $v$ from a normal distribution vary, to first order
+    with the variance
+
+    $$ \mathbb E\left[\bigl(\tfrac16\, D^3 \log \gamma(x)[v, v, v]\bigr)^2\right], $$
+
+    here with $x$ from a fit, and $v$ as in the fit given $u$. Coordinates are taken into $u$ one by one, each time the
+    one to which most of it is due, as long as that is a large part.
 
     Args:
         log_density: The log density.
         fit: A normal fit.
-        noise: Standard normal noise, that of the draws.
+        noise: Standard normal noise, of draws from the fit and of directions.
 
     Returns:
-        The indices of the coordinates, in increasing order; none if there are no few such.
+        The indices of the coordinates, that with the largest part first; none if there are no few such.
 
     Example:
         >>> from dds import targets
-        >>> noise = jax.random.normal(jax.random.key(0), (16, 5))
+        >>> noise = jax.random.normal(jax.random.key(0), (2, 256, 5))
         >>> neck(targets.funnel(5).log_density, normal.standard(5), noise)
         (0,)
     """
-    dim = fit.mean.size
-    precision = jnp.linalg.inv(normal.factor(fit) @ normal.factor(fit).T)
-    widths = 1 / jnp.sqrt(jnp.diagonal(precision))
-    hessian = jax.hessian(log_density)
+    dim, factor = fit.mean.size, np.asarray(normal.factor(fit), np.float64)
+    points = jax.vmap(partial(normal.reparameterise, fit))(noise[0])
 
-    def third(e: State) -> Array:
-        x, rows = normal.reparameterise(fit, e), jnp.diag(widths)
-        cubes = jax.lax.map(lambda v: jax.jvp(hessian, (x,), (v,))[1], rows)
-        return (cubes * widths[None, :, None] * widths[None, None]) ** 2
+    @once
+    def cubic(points: Array, directions: Array) -> Array:
+        def one(x: State, v: State) -> Scalar:
+            def slope(s: Scalar) -> Scalar:
+                return jnp.vdot(jax.grad(log_density)(x + s * v), v)
 
-    cubes = np.asarray(once(lambda noise: jnp.mean(jax.lax.map(third, noise), axis=0))(noise))
+            def bend(s: Scalar) -> Scalar:
+                return jax.jvp(slope, (s,), (jnp.ones_like(s),))[1]
+
+            zero = jnp.zeros((), x.dtype)
+            return jax.jvp(bend, (zero,), (jnp.ones_like(zero),))[1] / 6
+
+        return jnp.mean(in_batches(one, 64)(points, directions) ** 2)
+
+    def left(given: list[int]) -> float:
+        rows = np.linalg.qr(factor[given].T)[0]
+        free = noise[1] - (noise[1] @ rows) @ rows.T
+        return float(cubic(points, jnp.asarray(free @ factor.T, points.dtype)))
+
     few: list[int] = []
-    others = list(range(dim))
-
-    def left(indices: list[int]) -> float:
-        return float(cubes[np.ix_(indices, indices, indices)].sum())
-
-    rest = whole = left(others)
-    limit = min(NORMAL, 0.1 * whole) if whole > ROUNDING else np.inf
+    rest = left(few)
     while len(few) < min(MOST, dim - 1) and not rest <= ROUNDING:
-        less, worst = min((left([j for j in others if j != i]), i) for i in others)
-        if rest <= limit and less > DUE * rest:
+        less, worst = min((left([*few, i]), i) for i in range(dim) if i not in few)
+        if rest - less < min(max(LARGE * rest, GAIN), WEAK * rest):
             break
         few.append(worst)
-        others.remove(worst)
         rest = less
-    return tuple(sorted(few)) if rest <= limit else ()
+    return tuple(few) if rest <= NORMAL else ()
 
 
 @typed

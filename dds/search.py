@@ -16,7 +16,7 @@ from dds.adaptation import Adapted
 from dds.checks import typed
 from dds.compiling import in_batches, noise, once, split
 from dds.modes import Modes
-from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Normal, Product, Scalar
+from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Mixture, Normal, Product, Scalar
 
 CURVED = 64
 """The dimension up to which third derivatives are looked at."""
@@ -32,6 +32,12 @@ LISTED = 0.1
 
 BRANCHES = 4
 """The most modes with which it is asked whether they are but the neck of one."""
+
+SURE = 0.5
+"""The part of another effective sample size from which that of a neck is preferred: the other can miss its end."""
+
+PROBES = 256
+"""The third derivatives by which a neck is looked for, for each coordinate that could be due to it."""
 
 DRAWS = 4096
 """The draws of a round in which a prior is adapted."""
@@ -135,7 +141,8 @@ def search(
     draw = adaptation.rounds(log_density, one.coordinates, DRAWS)
     first = draw(first_key, prior)
     one = _tried(one._replace(prior=prior), first)
-    if _suffices(first.log_weights, precision):
+    # Where climbs end nowhere the density can have no bound, at the end of a neck that draws seldom reach.
+    if (len(found.points) or first.ess > GOOD) and _suffices(first.log_weights, precision):
         log_weights = [first.log_weights]
         if first.ess <= GOOD:  # so few draws can look better than they are
             log_weights += [draw(jax.random.fold_in(first_key, i), prior).log_weights for i in range(3)]
@@ -151,7 +158,7 @@ def search(
     one = with_prior(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
     if one.ess <= GOOD and len(found.points):
         one = _with_own_tails(tails_key, draw, one, wide)
-    return one if neck is None or one.ess >= neck.ess else neck._replace(evaluations=one.evaluations)
+    return one if neck is None or neck.ess < SURE * one.ess else neck._replace(evaluations=one.evaluations)
 
 
 def _without_matrices(key: KeyArray, log_density: LogDensity, start: Normal) -> Found:
@@ -284,20 +291,26 @@ def _suffices(log_weights: LogWeights, precision: float) -> bool:
 
 
 def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found) -> Found:
-    """In the coordinates of a neck, if there is one and they are better."""
+    """In the coordinates of a neck, if there is one and they are hardly worse."""
     noise_key, adapt_key, check_key = split(key, 3)
     dim = fit.mean.size
-    few = conditional.neck(log_density, fit, noise(noise_key, (16, dim), fit.mean.dtype))
-    evaluations = found.evaluations + 16 * dim**2
+    few = conditional.neck(log_density, fit, noise(noise_key, (2, PROBES, dim), fit.mean.dtype))
+    evaluations = found.evaluations + PROBES * dim * (len(few) + 1)
     if not few:
         return found._replace(evaluations=evaluations)
-    place = conditional.bijection(log_density, fit, few)
-    draw = adaptation.rounds(log_density, place, DRAWS)
-    own = Normal(jnp.zeros(len(few), fit.mean.dtype), jnp.ones((), fit.mean.dtype))
-    adapted = adaptation.adapt(adapt_key, draw, mixtures.of_normal(own))
-    mixture, ess = adapted.prior, adapted.ess
+
+    def adapted_to(few: tuple[int, ...]) -> tuple[Adapted, Bijection, adaptation.Draw, tuple[int, ...]]:
+        place = conditional.bijection(log_density, fit, few)
+        draw = adaptation.rounds(log_density, place, DRAWS)
+        own = Normal(jnp.zeros(len(few), fit.mean.dtype), jnp.ones((), fit.mean.dtype))
+        return adaptation.adapt(adapt_key, draw, mixtures.of_normal(own)), place, draw, few
+
+    tries = [adapted_to(few)]
+    if len(few) > 1 and tries[0][0].ess <= GOOD:  # those that come second can be in the neck of the first
+        tries.append(adapted_to(few[:1]))
+    (mixture, ess, _), place, draw, few = max(tries, key=lambda tried: tried[0].ess)
     assert isinstance(mixture, Mixture)
-    evaluations += adapted.rounds * DRAWS * (1 + place.cost)
+    evaluations += sum(adapted.rounds * DRAWS * (1 + place.cost) for adapted, place, *_ in tries)
     prior, missed = mixtures.extend(mixture, dim), 0.0
     if found.several_modes:  # what looks like a second mode is often the neck itself
 
@@ -312,7 +325,7 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
         log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
         shares, spent, weighed = exploration.uncovered(log_density, weigh, float(log_z), found.modes)
         missed, evaluations = float(shares.sum()), evaluations + spent + (DRAWS + weighed) * (1 + place.cost)
-    if ess < 1.2 * found.ess or missed > np.exp(-RELEVANT / 2):
+    if ess < SURE * found.ess or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
     finding = f"one mode, nearly normal given coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
     return Found(fit, prior, few, ess, True, found.modes, False, finding, evaluations)

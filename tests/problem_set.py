@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
-from jax.scipy.stats import cauchy, norm
+from jax.scipy.stats import cauchy, norm, poisson
 from scipy import integrate, special, stats
 from scipy.special import multigammaln
 
@@ -134,6 +134,26 @@ def eight_schools():
 def twenty_groups():
     rng = np.random.default_rng(5)
     return hierarchical(rng.normal(0, 0.3, 20), rng.uniform(0.3, 1, 20), 1.0, half_normal)
+
+
+def counts_in_groups():
+    """Ten Poisson counts, whose log rates are normal with mean and scale unknown: given these not quite normal."""
+    y = np.array([1, 2, 4, 3, 7, 2, 2, 0, 7, 7])
+
+    def log_density(x):
+        mu, log_tau, rates = x[0], x[1], x[2:]
+        prior = norm.logpdf(mu, 0, 3) + half_normal(log_tau, jnp) + norm.logpdf(rates, mu, jnp.exp(log_tau)).sum()
+        return prior + poisson.logpmf(jnp.asarray(y), jnp.exp(rates)).sum()
+
+    z = np.linspace(-12, 12, 801)
+
+    @np.vectorize
+    def marginal(mu, log_tau):
+        each = stats.poisson.logpmf(y[:, None], np.exp(mu + np.exp(log_tau) * z)) + stats.norm.logpdf(z)
+        inside = special.logsumexp(each, axis=1).sum() + len(y) * np.log(z[1] - z[0])
+        return inside + stats.norm.logpdf(mu, 0, 3) + half_normal(log_tau, np)
+
+    return of(log_density, 12, grid(marginal, (-5, 6), (-13, 2.5), points=81), 3.0)
 
 
 def funnel(dim, rotate=False):
@@ -608,6 +628,7 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "eight groups": eight_groups,
     "eight schools": eight_schools,
     "twenty groups": twenty_groups,
+    "counts in groups": counts_in_groups,
     "funnel, 5-d": lambda: funnel(5),
     "funnel, 20-d": lambda: funnel(20),
     "rotated funnel, 5-d": lambda: funnel(5, rotate=True),

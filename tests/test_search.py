@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problem_set
 import pytest
 from jax.scipy.stats import norm
 
@@ -144,6 +145,20 @@ def test_a_funnel():
         terms = ratio * beyond
         assert abs(terms.mean() - 0.02275) < 6 * terms.std() / np.sqrt(COUNT)
     assert remedies.extend(jax.random.key(1), a_funnel, found, jnp.zeros((20, 3))) is found
+
+
+@pytest.mark.slow
+def test_counts_in_groups_have_a_neck():
+    target = problem_set.counts_in_groups()
+    found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
+    assert found.few[0] == 1
+    assert found.ess > 0.5
+    x, ratio = drawn(target.log_density, found)
+    ratio *= np.exp(LOG_Z - target.log_z)
+    requires_z(ratio)
+    # By the same quadrature; samplers in other coordinates hardly see it.
+    end = ratio * (x[:, 1] < -3)
+    assert abs(end.mean() - 0.0173) < 6 * end.std() / np.sqrt(COUNT)
 
 
 @pytest.mark.slow
