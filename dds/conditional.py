@@ -31,7 +31,7 @@ NORMAL = 8.0
 """The variance of log weights up to which the other coordinates may be nearly normal: draws show whether they are."""
 
 LARGE, GAIN = 0.25, 0.2
-"""What is due to a coordinate of a neck: at least this part of the variance, and so much of it."""
+"""What is due to a coordinate of a neck: at least this part of the variance, and above four dimensions so much."""
 
 WEAK = 0.9
 """The part from which it counts, too, however little there is: a second, weaker neck."""
@@ -95,7 +95,7 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"
     rest = left(few)
     while len(few) < min(MOST, dim - 1) and not rest <= ROUNDING:
         less, worst = min((left([*few, i]), i) for i in range(dim) if i not in few)
-        if rest - less < min(max(LARGE * rest, GAIN), WEAK * rest):
+        if rest - less < min(max(LARGE * rest, GAIN if dim > MOST + 1 else 0.0), WEAK * rest):
             break
         few.append(worst)
         rest = less

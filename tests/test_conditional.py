@@ -34,7 +34,7 @@ def correlated_fit(dim=4):
     return Normal(mean, jnp.linalg.cholesky(covariance))
 
 
-@pytest.mark.parametrize("dim", [2, 6])
+@pytest.mark.parametrize("dim", [2, 6, 100])
 def test_neck_of_the_funnel_is_its_first_coordinate(dim):
     assert conditional.neck(targets.funnel(dim).log_density, normal.standard(dim), probes(dim)) == (0,)
 

@@ -150,6 +150,7 @@ def test_a_funnel():
 @pytest.mark.slow
 def test_counts_in_groups_have_a_neck():
     target = problem_set.counts_in_groups()
+    assert target.log_z is not None
     found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
     assert found.few[0] == 1
     assert found.ess > 0.5
