@@ -158,7 +158,9 @@ def search(
     one = with_prior(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
     if one.ess <= GOOD and len(found.points):
         one = _with_own_tails(tails_key, draw, one, wide)
-    return one if neck is None or neck.ess < SURE * one.ess else neck._replace(evaluations=one.evaluations)
+    if neck is not None and neck.few and neck.ess >= SURE * one.ess:
+        return neck._replace(evaluations=one.evaluations)
+    return one
 
 
 def _without_matrices(key: KeyArray, log_density: LogDensity, start: Normal) -> Found:

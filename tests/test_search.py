@@ -131,6 +131,15 @@ def test_a_start_that_is_the_target_is_a_fit():
     np.testing.assert_allclose(found.coordinates.mean, MEAN, atol=1e-3)
 
 
+def test_without_a_neck_the_prior_is_the_adapted_one(monkeypatch):
+    adapted = adaptation.Adapted(mixtures.of_normal(normal.standard(3)), 1.0, 1)
+    monkeypatch.setattr(search, "_suffices", lambda log_weights, precision: False)
+    monkeypatch.setattr(adaptation, "adapt", lambda *arguments, **options: adapted)
+    found = search.search(jax.random.key(0), one_mode, WIDE)
+    assert (found.few, found.ess) == ((), 1.0)
+    assert found.prior is adapted.prior
+
+
 @pytest.mark.slow
 def test_a_funnel():
     found = search.search(jax.random.key(0), a_funnel, normal.standard(3))
