@@ -51,7 +51,7 @@ def extend(
         ... )
         >>> narrow = search.search(
         ...     jax.random.key(0),
-        ...     mixture.log_density,
+        ...     targets.gaussian(jnp.zeros(2), 0.03**2 * jnp.eye(2)).log_density,
         ...     Normal(jnp.zeros(2), jnp.array(0.03)),
         ... )
         >>> points = jax.random.normal(jax.random.key(1), (50, 2))

@@ -141,8 +141,7 @@ def search(
     draw = adaptation.rounds(log_density, one.coordinates, DRAWS)
     first = draw(first_key, prior)
     one = _tried(one._replace(prior=prior), first)
-    # Where climbs end nowhere the density can have no bound, at the end of a neck that draws seldom reach.
-    if (len(found.points) or first.ess > GOOD) and _suffices(first.log_weights, precision):
+    if _suffices(first.log_weights, precision):
         log_weights = [first.log_weights]
         if first.ess <= GOOD:  # so few draws can look better than they are
             log_weights += [draw(jax.random.fold_in(first_key, i), prior).log_weights for i in range(3)]

@@ -18,3 +18,11 @@ def precision(request):
 def float64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def forgotten(request):
+    """Forgets what slow tests compiled: with the programs of all of them in one process XLA was seen to crash."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        jax.clear_caches()
