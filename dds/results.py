@@ -28,8 +28,7 @@ OWN = 100_000
 """The most own paths of a sampler with steps: about as many as refining costs."""
 
 AMPLE = 2**22
-"""The most evaluations of the density for paths beyond those that reach the goal: in coordinates of a neck they add up.
-"""
+"""The most evaluations of the density for paths beyond what the goal takes: at a neck each path costs many."""
 
 SEVERAL = 500
 """The effective number of samples from which they are asked what lies farther out; or a share of `estimators.POOR`."""

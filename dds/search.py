@@ -292,7 +292,7 @@ def _suffices(log_weights: LogWeights, precision: float) -> bool:
 
 
 def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found) -> Found:
-    """In the coordinates of a neck, if there is one and they are hardly worse."""
+    """In the coordinates of a neck, if there is one and they are half as good at least (`SURE`)."""
     noise_key, adapt_key, check_key = split(key, 3)
     dim = fit.mean.size
     few = conditional.neck(log_density, fit, noise(noise_key, (2, PROBES, dim), fit.mean.dtype))
