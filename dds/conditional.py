@@ -11,8 +11,10 @@ $\log\lvert\det\rvert = \log\det S - \tfrac12 \log\det H(u)$, under which $v$ is
 It is the Laplace approximation of Rue, Martino and Chopin (2009), but as a change of variables: weights stay exact.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ from jaxtyping import Array, Float
 from dds import normal
 from dds.checks import require, typed
 from dds.compiling import in_batches, once
-from dds.types import Bijection, LogDensity, Normal, Scalar, State
+from dds.types import Bijection, LogDensity, Neck, Normal, Scalar, State
 
 MOST = 3
 """The most coordinates that `neck` looks for."""
@@ -39,8 +41,27 @@ WEAK = 0.9
 ROUNDING = 1e-5
 """The variance up to which there is none: a fit of a neck can be so narrow that it sees little."""
 
-NEWTON = 3
-"""The Newton steps to the mode of the other coordinates."""
+STOPS = np.concatenate([np.arange(1, 9) / 8, np.ones(3)])
+"""Where a mode is followed to by a Newton step each, as parts of the way from the middle of the fit."""
+
+SHORTER = (1.0, 0.5, 0.25, 0.1, 0.0)
+"""The parts of a Newton step, of which that is taken which goes farthest up."""
+
+REACH = 2.0 ** np.arange(0, 7.5, 0.5)
+"""How far it is looked for the ends of the table, in standard deviations."""
+
+DEEP = 25.0
+"""The table ends where the profile is so far below its largest value, in nats."""
+
+COARSE, FINE = {1: 64, 2: 16, 3: 8}, {1: 128, 2: 24, 3: 12}
+"""The nodes along each axis, for one axis to three: first for the moments, then for the table."""
+
+ROOM = 2**21
+"""The most numbers of a table, as long as there are eight nodes along each axis."""
+
+
+Entry: TypeAlias = tuple[State, Array, State]
+"""What is tabulated at a node: the mode, and the columns and the logarithms of their lengths."""
 
 
 @typed
@@ -103,12 +124,13 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"
 
 
 @typed
-def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bijection:
-    r"""The bijection of the top of this page: `few` coordinates come first in $y$, then the others.
+def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tuple[Neck, int]:
+    r"""The table of $\hat v(u)$ and $H(u)^{-1/2}$ on a grid of $u$, and the evaluations of the density it took.
 
-    The search for the mode starts where the fit would have it, $\mathbb E[v \mid u]$. Where the curvature is not
-    positive definite the distribution of the fit takes its place. It costs two products of the Hessian with each
-    direction for every factorisation.
+    Each mode is found by Newton steps that follow it from the middle of the fit. Where the curvature is not positive
+    definite, what was last found on the way takes its place. The grid reaches along each axis as far as the profile
+    $\gamma(u, \hat v(u)) \det H(u)^{-1/2}$, which is nearly the marginal density of $u$, is not negligible; its moments
+    are $m$ and $S$.
 
     Args:
         log_density: The log density.
@@ -116,15 +138,135 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
         few: The coordinates $u$.
 
     Returns:
-        The bijection.
+        The table, and the evaluations; a product of the Hessian with a vector counts as two.
 
     Raises:
         ValueError: If `few` are not some but not all of the coordinates.
 
     Example:
         >>> from dds import targets
+        >>> table, evaluations = tabulate(
+        ...     targets.funnel(3).log_density, normal.standard(3), (0,)
+        ... )
+        >>> table.order.tolist(), table.columns.shape
+        ([0, 1, 2], (128, 2, 2))
+    """
+    dim, count = fit.mean.size, len(few)
+    good = len(set(few)) == count and 0 < count < dim and all(0 <= i < dim for i in few)
+    require(good, "few", few, f"some of the coordinates 0 to {dim - 1}")
+    u_at, v_at = np.array(few), np.setdiff1d(np.arange(dim), few)
+    order, dtype = np.concatenate([u_at, v_at]), fit.mean.dtype
+    covariance = np.asarray(normal.factor(fit) @ normal.factor(fit).T, np.float64)
+    own, mixed = covariance[np.ix_(u_at, u_at)], covariance[np.ix_(v_at, u_at)]
+    slope = np.linalg.solve(own, mixed.T).T
+    plain = np.linalg.cholesky(np.linalg.inv(covariance[np.ix_(v_at, v_at)] - slope @ mixed.T))
+    middle = Normal(fit.mean[u_at], jnp.asarray(np.linalg.cholesky(own), dtype))
+    follow = once(in_batches(partial(_follow, log_density, order, fit.mean, jnp.asarray(slope, dtype), plain), 64))
+
+    nodes = 0
+
+    def at(y: np.ndarray) -> tuple[Entry, np.ndarray]:
+        nonlocal nodes
+        nodes += len(y)
+        entries, profile = follow(jnp.asarray(y, dtype) @ middle.scale.T + middle.mean[None])
+        return entries, np.nan_to_num(np.asarray(profile, np.float64), nan=-np.inf)
+
+    def ends() -> np.ndarray:
+        """How far the profile reaches along each axis, in both directions."""
+        rays = np.array([sign * axis for sign in (-1, 1) for axis in np.eye(count)])
+        profile = at(np.concatenate([np.zeros((1, count)), (rays[:, None] * REACH[:, None]).reshape(-1, count)]))[1]
+        deep = profile[1:].reshape(len(rays), -1) < profile.max() - DEEP
+        far = len(REACH) - np.argmin(np.flip(deep, axis=1), axis=1)  # the first from which on all are deep
+        far = np.where(deep.all(axis=1), 0, np.minimum(far, len(REACH) - 1))
+        return (REACH[far] * rays.sum(axis=1)).reshape(2, count)
+
+    for size in (COARSE, FINE):
+        per_axis = min(size[count], max(int((ROOM / (dim - count) ** 2) ** (1 / count)), 8))
+        reach = ends()
+        axes = [np.linspace(low, high, per_axis) for low, high in reach.T]
+        y = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, count)
+        entries, profile = at(y)
+        if size is COARSE and np.isfinite(profile).any():
+            weights = np.exp(profile - profile.max())
+            weights /= weights.sum()
+            mean = weights @ y
+            spread = (weights * (y - mean).T) @ (y - mean)
+            between = ((reach[1] - reach[0]) / per_axis) ** 2 / 12  # where it lies between two nodes
+            spread += np.diag(np.maximum(between - np.diagonal(spread), 0))
+            scale = np.asarray(middle.scale) @ np.linalg.cholesky(spread)
+            mean = normal.reparameterise(middle, jnp.asarray(mean, dtype))
+            middle = Normal(mean, jnp.asarray(np.linalg.cholesky(scale @ scale.T), dtype))
+    tables = (part.reshape(*count * (per_axis,), *part.shape[1:]) for part in entries)
+    neck = Neck(jnp.asarray(order), middle, jnp.asarray(reach, dtype), *tables)
+    return neck, nodes * STOPS.size * (4 * (dim - count) + len(SHORTER))
+
+
+def _follow(
+    log_density: LogDensity, order: np.ndarray, mean: State, slope: Array, plain: np.ndarray, u: State
+) -> tuple[Entry, Scalar]:
+    """The entry of the table at a point, and the profile there: the mode is followed from the middle of the fit."""
+    few = u.size
+    start = mean[order[few:]]
+
+    def join(u: State, v: State) -> State:
+        return jnp.zeros(order.size, u.dtype).at[order].set(jnp.concatenate([u, v]))
+
+    def newton(carry: tuple[State, Entry, State, Array], stop: Scalar):
+        v, entry, before, _ = carry
+        now = mean[order[:few]] + stop * (u - mean[order[:few]])
+
+        def loss(v: State) -> Scalar:
+            return -log_density(join(now, v))
+
+        v = v + slope @ (now - before)
+        rough, fine = _curvature(loss, v)
+        step = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
+        step = jax.scipy.linalg.cho_solve((fine, True), step)
+        step = jax.scipy.linalg.solve_triangular(rough, step, lower=True, trans="T")
+        found = _entry(v, rough, fine)
+        usable = jnp.all(jnp.array([jnp.isfinite(part).all() for part in (step, *found)]))
+        tries = v[None] - jnp.where(usable, step, 0.0)[None] * jnp.asarray(SHORTER, v.dtype)[:, None]
+        losses = jax.vmap(loss)(tries)
+        best = tries[jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))]
+        entry = jax.tree.map(partial(jnp.where, usable), found, (v, *entry[1:]))
+        return (best, entry, now, usable), None
+
+    entry = _entry(start, jnp.asarray(plain, u.dtype), jnp.eye(start.size, dtype=u.dtype))
+    carry = start, entry, mean[order[:few]], jnp.array(False)
+    (_, entry, _, usable), _ = jax.lax.scan(newton, carry, jnp.asarray(STOPS, u.dtype))
+    profile = log_density(join(u, entry[0])) + jnp.sum(entry[2])
+    return entry, jnp.where(usable, profile, -jnp.inf)
+
+
+def _entry(mode: State, rough: Array, fine: Array) -> Entry:
+    """A mode; the factor `S` with `S S' = H^-1`, as columns with ones on the diagonal; the logarithms of their lengths.
+
+    All of them change slowly along a neck, so straight lines between the nodes do.
+    """
+    eye = jnp.eye(mode.size, dtype=mode.dtype)
+    inner = jax.scipy.linalg.solve_triangular(fine, eye, lower=True, trans="T")
+    factor = jax.scipy.linalg.solve_triangular(rough, inner, lower=True, trans="T")
+    lengths = jnp.diagonal(factor)
+    return mode, jnp.triu(factor / lengths[None]), jnp.log(lengths)
+
+
+@typed
+def bijection(neck: Neck) -> Bijection:
+    r"""The bijection of the top of this page: the few coordinates come first in $y$, then the others.
+
+    With $H^{-1/2} = U D$ and ones on the diagonal of $U$, it is $\hat v$, $U$ and $\log D$ that are linear between the
+    nodes of the table, and constant beyond them. It takes no evaluation of the density.
+
+    Args:
+        neck: The table.
+
+    Returns:
+        The bijection.
+
+    Example:
+        >>> from dds import targets
         >>> target = targets.funnel(3)
-        >>> place = bijection(target.log_density, normal.standard(3), (0,))
+        >>> place = bijection(tabulate(target.log_density, normal.standard(3), (0,))[0])
         >>> flat = normal.pull_back(place, target.log_density)
         >>> [
         ...     round(
@@ -133,64 +275,40 @@ def bijection(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> Bij
         ...         ),
         ...         4,
         ...     )
-        ...     for v in (-5.0, 5.0)
+        ...     for v in (-2.0, 2.0)
         ... ]
         [-1.0, -1.0]
     """
-    dim = fit.mean.size
-    good = len(set(few)) == len(few) and 0 < len(few) < dim and all(0 <= i < dim for i in few)
-    require(good, "few", few, f"some of the coordinates 0 to {dim - 1}")
-    u_at = np.array(few)
-    v_at = np.setdiff1d(np.arange(dim), u_at)
-    covariance = normal.factor(fit) @ normal.factor(fit).T
-    own, mixed = covariance[np.ix_(u_at, u_at)], covariance[np.ix_(v_at, u_at)]
-    slope = jnp.linalg.solve(own, mixed.T).T
-    rest = covariance[np.ix_(v_at, v_at)] - slope @ mixed.T
-    first = Normal(fit.mean[u_at], jnp.linalg.cholesky(own))
-    plain = jnp.linalg.cholesky(jnp.linalg.inv(rest))
+    order, first, ends = neck.order, neck.first, neck.ends
+    few, dim = first.mean.size, order.size
+    last = np.array(neck.modes.shape[:few]) - 1
+    corners = np.array(list(itertools.product((0, 1), repeat=few)))
 
-    def join(u: State, v: State) -> State:
-        return jnp.zeros(dim, u.dtype).at[u_at].set(u).at[v_at].set(v)
-
-    def given(u: State) -> tuple[State, tuple[Array, Array], Scalar]:
-        """The mode, two lower factors of the precision there, and the log-determinant of the whole map."""
-
-        def loss(v: State):
-            return -log_density(join(u, v))
-
-        def newton(v: State, _):
-            rough, fine = _curvature(loss, v)
-            slope = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
-            step = jax.scipy.linalg.cho_solve((fine, True), slope)
-            return v - jax.scipy.linalg.solve_triangular(rough, step, lower=True, trans="T"), (v, rough, fine)
-
-        start = fit.mean[v_at] + slope @ (u - first.mean)
-        # One step more than counts: the curvature at the mode needs no second copy of the program then.
-        _, visited = jax.lax.scan(newton, start, None, length=NEWTON + 1)
-        mode, rough, fine = (leaf[-1] for leaf in visited)
-        usable = jnp.isfinite(mode).all() & jnp.isfinite(rough).all() & jnp.isfinite(fine).all()
-        mode, rough = jnp.where(usable, mode, start), jnp.where(usable, rough, plain)
-        fine = jnp.where(usable, fine, jnp.eye(start.size, dtype=start.dtype))
-        return (
-            mode,
-            (rough, fine),
-            normal.log_determinant(first) - sum(jnp.sum(jnp.log(jnp.diagonal(factor))) for factor in (rough, fine)),
-        )
+    def around(y: State) -> tuple[Array, State, Array, State]:
+        """The shares of the nodes around a point, and what is tabulated there; the logarithms are joined already."""
+        place = jnp.clip((y - ends[0]) / (ends[1] - ends[0]), 0, 1) * last
+        low = jnp.minimum(jnp.floor(jax.lax.stop_gradient(place)).astype(int), last - 1)
+        shares = jnp.prod(jnp.where(corners == 1, (place - low)[None], 1 - (place - low)[None]), axis=1)
+        nodes = tuple((low[None] + corners).T)
+        return shares, shares @ neck.modes[nodes], neck.columns[nodes], shares @ neck.log_lengths[nodes]
 
     def forward(y: State) -> tuple[State, Scalar]:
-        u = normal.reparameterise(first, y[: len(few)])
-        mode, factors, log_determinant = given(u)
-        away = y[len(few) :]
-        for factor in reversed(factors):
-            away = jax.scipy.linalg.solve_triangular(factor, away, lower=True, trans="T")
-        return join(u, mode + away), log_determinant
+        shares, mode, columns, log_lengths = around(y[:few])
+        u = normal.reparameterise(first, y[:few])
+        v = mode + shares @ (columns @ (jnp.exp(log_lengths) * y[few:]))
+        x = jnp.zeros(dim, y.dtype).at[order].set(jnp.concatenate([u, v]))
+        return x, normal.log_determinant(first) + jnp.sum(log_lengths)
 
     def inverse(x: State) -> tuple[State, Scalar]:
-        mode, (rough, fine), log_determinant = given(x[u_at])
-        away = fine.T @ (rough.T @ (x[v_at] - mode))
-        return jnp.concatenate([normal.standardise(first, x[u_at]), away]), log_determinant
+        u, v = x[order[:few]], x[order[few:]]
+        y = normal.standardise(first, u)
+        shares, mode, columns, log_lengths = around(y)
+        joined = jnp.tensordot(shares, columns, axes=1)
+        away = jax.scipy.linalg.solve_triangular(joined, v - mode, unit_diagonal=True)
+        y = jnp.concatenate([y, jnp.exp(-log_lengths) * away])
+        return y, normal.log_determinant(first) + jnp.sum(log_lengths)
 
-    return Bijection(dim, forward, inverse, 2 * (NEWTON + 1) * dim)
+    return Bijection(dim, forward, inverse)
 
 
 def _curvature(loss: Callable[[State], Scalar], v: State) -> tuple[Array, Array]:

@@ -197,7 +197,7 @@ def cmcd(
 def learned(
     log_density: LogDensity,
     fractions: Float[Array, " steps"],
-    coordinates: Normal | int,
+    coordinates: Normal | Bijection | int,
     *,
     width: int = 64,
     depth: int = 2,
@@ -235,7 +235,7 @@ def learned(
         0.0
     """
     outer = normal.standard(coordinates) if isinstance(coordinates, int) else coordinates
-    dim = outer.mean.size
+    dim = normal.bijection(outer).dim
 
     def init(key: KeyArray) -> Params:
         return learning.init(key, fractions, dim, width=width, depth=depth, features=features)

@@ -76,11 +76,11 @@ def standardise(normal: Normal, x: State) -> State:
 
 
 @typed
-def compose(outer: Normal, inner: Normal) -> Normal:
-    r"""Two affine maps as one, $\epsilon \mapsto m + S (m' + S' \epsilon)$.
+def compose(outer: Normal | Bijection, inner: Normal) -> Normal | Bijection:
+    r"""Two maps as one, $\epsilon \mapsto m + S (m' + S' \epsilon)$, or $T(m' + S' \epsilon)$ with a bijection.
 
     Args:
-        outer: The map that comes last, $m$ and $S$.
+        outer: The map that comes last, $m$ and $S$, or $T$.
         inner: The map that comes first, $m'$ and $S'$.
 
     Returns:
@@ -93,6 +93,20 @@ def compose(outer: Normal, inner: Normal) -> Normal:
         >>> both.mean.tolist(), float(both.scale)
         ([3.0, 3.0], 6.0)
     """
+    if isinstance(outer, Bijection):
+        first = bijection(inner)
+
+        def forward(y: State) -> tuple[State, Scalar]:
+            between, own = first.forward(y)
+            x, log_determinant = outer.forward(between)
+            return x, own + log_determinant
+
+        def inverse(x: State) -> tuple[State, Scalar]:
+            between, log_determinant = outer.inverse(x)
+            y, own = first.inverse(between)
+            return y, own + log_determinant
+
+        return Bijection(outer.dim, forward, inverse)
     match jnp.ndim(outer.scale), jnp.ndim(inner.scale):
         case 2, 2:
             scale = outer.scale @ inner.scale

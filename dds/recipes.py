@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 from dds import conditional, estimators, families, losses, mixtures, networks, normal, schedules, smc
 from dds.checks import require, typed
-from dds.compiling import split
+from dds.compiling import once, split
 from dds.modes import DENSE
 from dds.search import Found, search
-from dds.types import Family, KeyArray, Loss, Mixture, Normal, Product, Target
+from dds.types import Family, KeyArray, Loss, Mixture, Neck, Normal, Product, Target
 
 
 class Numbers(NamedTuple):
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
         score_clip: For "dds", the bound on each coordinate of the score.
         stop_score: For "dds", whether no gradient flows through the score.
         prior: For "importance", the distribution in the coordinates that is drawn from.
-        few: For "importance", the coordinates that a neck is due to (`dds.conditional`).
+        neck: The coordinates of a neck (`dds.conditional`), in which it runs then.
     """
 
     kind: str
@@ -70,7 +70,7 @@ class Plan(NamedTuple):
     score_clip: float = 100.0
     stop_score: bool = False
     prior: Mixture | Product | None = None
-    few: tuple[int, ...] = ()
+    neck: Neck | None = None
 
 
 class Recipe(NamedTuple):
@@ -108,7 +108,7 @@ DEFAULTS = {
 }
 """The numbers of each kind of recipe."""
 
-ARRAYS = ("coordinates", "points", "prior")
+ARRAYS = ("coordinates", "points", "prior", "neck")
 """The parts of a plan that are arrays."""
 
 NO_STEPS = Numbers(steps=0, updates=0, batch=1, learning_rate=1e-3, noise=0.0, width=0)
@@ -142,7 +142,7 @@ def importance(target: Target, found: Found) -> Recipe:
         0
     """
     plan = Plan("importance", f"{found.finding}; nothing to train", NO_STEPS, found.coordinates)
-    return build(plan._replace(prior=found.prior, few=found.few), target)
+    return build(plan._replace(prior=found.prior, neck=found.neck), target)
 
 
 @typed
@@ -240,23 +240,30 @@ def choose(
         return build(plan._replace(score_clip=score_clip, stop_score=stop_score), target)
 
     place, cover, finding, evaluations, scattered = start, start, "the coordinates are the user's", 0, False
+    neck, log_density = None, target.log_density
     if whiten:
         if found is None:
             found = search(search_key, target.log_density, start)
             evaluations = found.evaluations
         place, scattered = found.coordinates, found.several_modes or not found.fitted
-        finding = "one mode, with a neck" if found.few else found.finding
-        cover = place
-        if scattered and found.ess > 0 and isinstance(found.prior, Mixture):
+        finding = "one mode, with a neck" if found.neck is not None else found.finding
+        cover, neck = place, found.neck
+        if neck is not None:  # what moves in its coordinates passes it
+            cover = Normal(jnp.zeros_like(place.mean), jnp.asarray(2.0, place.mean.dtype))
+            log_density = normal.pull_back(conditional.bijection(neck), log_density)
+        elif scattered and found.ess > 0 and isinstance(found.prior, Mixture):
             cover = mixtures.join(mixtures.push(place, found.prior), mixtures.of_normal(start), 0.5)
         elif scattered:  # there are more modes than those that were found
             cover = start
     if loss == "forward" or (loss is None and scattered):
-        points, _, _, cost, _ = smc.temper(points_key, target.log_density, cover, POINTS, ess_threshold=0.98)
-        if scattered:
+        points, _, _, cost, _ = smc.temper(points_key, log_density, cover, POINTS, ess_threshold=0.98)
+        if neck is not None:
+            points = once(jax.vmap(lambda y: conditional.bijection(neck).forward(y)[0]))(points)
+        elif scattered:
             place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
         why = f"{finding}, so a network is trained on {POINTS} tempered particles"
-        return build(Plan("modes", why, DEFAULTS["modes"]._replace(**given), place, points, evaluations + cost), target)
+        plan = Plan("modes", why, DEFAULTS["modes"]._replace(**given), place, points, evaluations + cost, neck=neck)
+        return build(plan, target)
 
     kind, reason = "network", "a network is trained along the sampler's own paths"
     if "width" in given:
@@ -265,13 +272,13 @@ def choose(
     elif target.dim > DENSE:
         kind, reason = "gates in many dimensions", "in many dimensions gates on the score are trained, few times"
     else:
-        pilot = build(Plan("gates", "", DEFAULTS["gates"], place), target)
+        pilot = build(Plan("gates", "", DEFAULTS["gates"], place, neck=neck), target)
         ess = _pilot(pilot.family, target.log_density, pilot_key)
         evaluations += 1000 * (DEFAULTS["gates"].steps + 2)
         if ess > HEAD_START:
             kind, reason = "gates", f"1000 untrained paths are worth {1000 * ess:.0f}: gates on the score are enough"
     why = f"{finding}; {reason}"
-    return build(Plan(kind, why, DEFAULTS[kind]._replace(**given), place, None, evaluations), target)
+    return build(Plan(kind, why, DEFAULTS[kind]._replace(**given), place, None, evaluations, neck=neck), target)
 
 
 @typed
@@ -300,8 +307,8 @@ def build(plan: Plan, target: Target) -> Recipe:
     finite = losses.with_finite_gradient(log_density)  # one path that overflows is not to spoil an update
     require(place.mean.size == target.dim, "the dimension of the coordinates", place.mean.size, f"{target.dim}")
     _require_memory(numbers, target.dim)
+    inside = place if plan.neck is None else conditional.bijection(plan.neck)
     if plan.kind == "importance":
-        inside = conditional.bijection(log_density, place, plan.few) if plan.few else place
         family = families.importance(inside, plan.prior)
     elif plan.kind == "dds":
         score = jax.grad(normal.pull_back(place, finite))
@@ -311,7 +318,7 @@ def build(plan: Plan, target: Target) -> Recipe:
     else:
         fractions = schedules.constant(numbers.steps, total=numbers.noise)
         shape = {"width": numbers.width, "depth": numbers.depth, "features": 4 if numbers.width else 0}
-        family = families.learned(finite, fractions, place, **shape)
+        family = families.learned(finite, fractions, inside, **shape)
     if plan.points is None:
         loss = partial(losses.reverse_kl, log_density=finite, paths=numbers.batch)
     else:
@@ -389,7 +396,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         name: None if tree is None else [[list(x.shape), x.dtype.name] for x in jax.tree.leaves(tree)]
         for name, tree in named.items()
     }
-    rest: dict[str, Any] = plan._asdict() | {"numbers": plan.numbers._asdict(), "few": list(plan.few)}
+    rest: dict[str, Any] = plan._asdict() | {"numbers": plan.numbers._asdict()}
     return {name: value for name, value in rest.items() if name not in ARRAYS} | {"arrays": shapes}
 
 
@@ -412,10 +419,10 @@ def template(description: dict[str, Any]) -> Plan:
         'gates'
     """
     rest = {name: value for name, value in description.items() if name != "arrays"}
-    kinds: dict[str, Any] = {"coordinates": Normal, "points": lambda points: points, "prior": _prior}
+    kinds: dict[str, Any] = {"coordinates": Normal, "points": lambda points: points, "prior": _prior, "neck": _neck}
     shapes = description["arrays"]
     arrays = {name: shapes[name] and kinds[name](*(jnp.zeros(*leaf) for leaf in shapes[name])) for name in ARRAYS}
-    rest |= {"numbers": Numbers(**rest["numbers"]), "few": tuple(rest["few"])}
+    rest |= {"numbers": Numbers(**rest["numbers"])}
     return Plan(**rest, **arrays)
 
 
@@ -424,6 +431,11 @@ def _prior(log_shares: Array, *rest: Array) -> Mixture | Product:
     return mixture if log_shares.ndim == 1 else Product(mixture)
 
 
+def _neck(order: Array, mean: Array, scale: Array, *rest: Array) -> Neck:
+    return Neck(order, Normal(mean, scale), *rest)
+
+
+@typed
 def arrays_of(plan: Plan) -> dict[str, Any]:
     """The arrays of a plan, by name: what `describe` leaves out.
 
@@ -439,7 +451,7 @@ def arrays_of(plan: Plan) -> dict[str, Any]:
         ...         Plan("gates", "an example", DEFAULTS["gates"], normal.standard(2))
         ...     )
         ... )
-        ['coordinates', 'points', 'prior']
+        ['coordinates', 'neck', 'points', 'prior']
     """
     return {name: getattr(plan, name) for name in ARRAYS}
 

@@ -61,7 +61,7 @@ def extend(
         True
     """
     place = found.coordinates
-    if found.few or isinstance(found.prior, Product) or len(place.mean) > modes.DENSE or len(points) < 10:
+    if found.neck is not None or isinstance(found.prior, Product) or len(place.mean) > modes.DENSE or len(points) < 10:
         return found
     inside = jax.vmap(partial(normal.standardise, place))(jnp.asarray(points))
     adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), _joined(found.prior, inside, 0.5))
@@ -93,15 +93,15 @@ def straighten(key: KeyArray, log_density: LogDensity, found: Found) -> Found:
         ... ]
         4
     """
-    if not found.few:
+    if found.neck is None:
         return found
-    place = conditional.bijection(log_density, found.coordinates, found.few)
+    place = conditional.bijection(found.neck)
     assert isinstance(found.prior, Mixture)
     prior = mixtures.extend(found.prior, place.dim)
     adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), prior)
     finding = f"{found.finding}, and a mixture in all coordinates"
     # Few draws make it seem better than it is: it is not compared with what there was.
-    return with_prior(found, adapted, POOR, each=1 + place.cost, finding=finding)
+    return with_prior(found, adapted, POOR, finding=finding)
 
 
 @typed
@@ -128,7 +128,7 @@ def widen(key: KeyArray, log_density: LogDensity, found: Found) -> Found:
     dim = fit.mean.size
     if dim > modes.DENSE:
         return found
-    place = normal.bijection(conditional.bijection(log_density, fit, found.few) if found.few else fit)
+    place = normal.bijection(fit if found.neck is None else conditional.bijection(found.neck))
     inside, draw = normal.pull_back(place, log_density), adaptation.rounds(log_density, place, DRAWS)
 
     @once
@@ -141,14 +141,13 @@ def widen(key: KeyArray, log_density: LogDensity, found: Found) -> Found:
         prior = prior if isinstance(prior, Product) else mixtures.extend(prior, dim)
         weigh_states = partial(weigh, prior)
         far = tails.beyond(far_key, inside, normal.standard(dim), weigh_states, drawn.states, drawn.log_weights)
-        each = 1 + place.cost
-        found = found._replace(evaluations=found.evaluations + (DRAWS + far.evaluations + far.weighed) * each)
+        found = found._replace(evaluations=found.evaluations + DRAWS + far.evaluations + far.weighed)
         if far.share <= ENOUGH:
             break
         # A round in which a product is adapted drops the lightest component of each coordinate: that is the new one.
         most = 1 if isinstance(found.prior, Product) else 10
         adapted = adaptation.adapt(adapt_key, draw, _joined(found.prior, far.points, SHARE), most=most)
-        found = with_prior(found, adapted, POOR, each=each, finding=finding)
+        found = with_prior(found, adapted, POOR, finding=finding)
     return found
 
 
@@ -176,8 +175,8 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         found: What was found.
 
     Returns:
-        What was found; the same above `dds.modes.DENSE` dimensions, if the particles do not arrive, or if nothing
-        better comes of them.
+        What was found; the same above `dds.modes.DENSE` dimensions, if there is a neck, which particles do not pass, if
+        they do not arrive, or if nothing better comes of them.
 
     Example:
         >>> from dds import search, targets
@@ -191,7 +190,7 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         ... ).finding
         '4 modes; tempered particles, with a mixture for each coordinate'
     """
-    if start.mean.size > modes.DENSE:
+    if start.mean.size > modes.DENSE or found.neck is not None:
         return found
     temper_key, product_key, mixture_key = split(key, 3)
     particles = smc.temper(temper_key, log_density, start, 1000, settling=8)
@@ -205,7 +204,7 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
 
     def adapted_to(key: KeyArray, place: Normal, prior: Mixture | Product, found: Found, how: str) -> Found:
         adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), prior)
-        changes = {"coordinates": place, "few": (), "fitted": True}
+        changes = {"coordinates": place, "fitted": True}
         finding = f"{before}; tempered particles, with {how}"
         return with_prior(found, adapted, 1.2 * found.ess, finding=finding, **changes)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import devices, estimators, evaluation, exploration, losses, normal, recipes, smc, tails, training
+from dds import devices, estimators, evaluation, exploration, losses, recipes, smc, tails, training
 from dds.checks import require, typed
 from dds.compiling import QUICK, once, split
 from dds.paths import noise_path, noise_size, sample_path, steps
@@ -26,9 +26,6 @@ REFINED, ROOM = 2000, 2**26
 
 OWN = 100_000
 """The most own paths of a sampler with steps: about as many as refining costs."""
-
-AMPLE = 2**22
-"""The most evaluations of the density for paths beyond what the goal takes: at a neck each path costs many."""
 
 SEVERAL = 500
 """The effective number of samples from which they are asked what lies farther out; or a share of `estimators.POOR`."""
@@ -232,8 +229,7 @@ def _drawn(
     points, log_w = draw(first_key, paths)
     sampler = recipe.family.sampler(fit.params)
     cheap = OWN if _refinable(sampler) else CHEAP // (steps(sampler) + 1)
-    most = min(cheap, MEMORY // target.dim)
-    more = _more(np.where(np.isnan(log_w), -np.inf, log_w), paths, goal, most, min(AMPLE // _each(sampler), most))
+    more = _more(np.where(np.isnan(log_w), -np.inf, log_w), paths, goal, min(cheap, MEMORY // target.dim))
     if more > 0:
         others = draw(more_key, more)
         points, log_w = np.concatenate([points, others[0]]), np.concatenate([log_w, others[1]])
@@ -241,17 +237,14 @@ def _drawn(
     return points, np.where(broken, -np.inf, log_w), float(np.mean(broken))
 
 
-def _more(log_weights: np.ndarray, paths: int, goal: Goal, most: int, ample: int) -> int:
-    """How many more paths bring the standard error below the goal, or to a quarter of it.
-
-    The number of all is at most `most` for the one, and `ample` for the other.
-    """
+def _more(log_weights: np.ndarray, paths: int, goal: Goal, most: int) -> int:
+    """How many more paths bring the standard error to a quarter of the goal, or at least below it; at most so many."""
     error, count = float(estimators.log_z(log_weights).standard_error), log_weights.size
     if not np.isfinite(error):
         return 0
     few = int(min(goal.draws, paths) / float(estimators.effective_sample_size(log_weights))) + 1
     enough, good = (max(int(count * (parts * error / goal.precision) ** 2), few) for parts in (1.25, 4))
-    return max(enough, min(good, ample), count) - count if enough <= most else 0
+    return max(min(good, most) - count, 0) if enough <= most else 0
 
 
 def _refinable(sampler: Sampler) -> bool:
@@ -261,7 +254,7 @@ def _refinable(sampler: Sampler) -> bool:
 
 def _each(sampler: Sampler) -> int:
     """The evaluations of the density that a path costs, in either direction."""
-    return steps(sampler) + 2 + (steps(sampler) + 1) * normal.bijection(sampler.coordinates).cost
+    return steps(sampler) + 2
 
 
 def _kept(

@@ -186,7 +186,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         if heavy:
             found = remedies.widen(temper_key, log_density, found)
             tried.add("widen")
-        if explored is asked and found.prior is before.prior and found.few and "straighten" not in tried:
+        if explored is asked and found.prior is before.prior and found.neck is not None and "straighten" not in tried:
             found = remedies.straighten(search_key, log_density, found)
             tried.add("straighten")
         if explored is asked and found.prior is before.prior and "temper" not in tried:

@@ -16,10 +16,7 @@ from dds.adaptation import Adapted
 from dds.checks import typed
 from dds.compiling import in_batches, noise, once, split
 from dds.modes import Modes
-from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Mixture, Normal, Product, Scalar
-
-CURVED = 64
-"""The dimension up to which third derivatives are looked at."""
+from dds.types import KeyArray, LogDensity, LogWeights, Mixture, Neck, Normal, Product, Scalar
 
 RELEVANT = 12.0
 """A mode whose log mass is farther than this below the rest is left out."""
@@ -55,7 +52,7 @@ class Found(NamedTuple):
     Attributes:
         coordinates: A normal fit: the coordinates to run a sampler in.
         prior: A distribution in the coordinates to draw from, close to the target.
-        few: The coordinates that a neck is due to, first among those of `prior`; none if no neck was found.
+        neck: The coordinates of a neck (`dds.conditional`), which are those of `prior` then; `None` if none was found.
         ess: The effective sample size of draws from `prior`, as a fraction (`dds.adaptation.Round`).
         fitted: Whether the fit is one, and not merely the place that was looked at.
         modes: The modes.
@@ -66,7 +63,7 @@ class Found(NamedTuple):
 
     coordinates: Normal
     prior: Mixture | Product
-    few: tuple[int, ...]
+    neck: Neck | None
     ess: float
     fitted: bool
     modes: Modes
@@ -123,7 +120,7 @@ def search(
     # Tails a little heavier than normal ones cost next to nothing in few dimensions, and bound the weights.
     plain = mixtures.of_normal(normal.standard(dim), mixtures.FREEDOM if dense else jnp.inf)
     finding = "one mode, with a normal fit" if len(found.points) else "a normal fit, but no mode"
-    one = Found(fit, plain, (), 0.0, fitted, found, False, finding, found.evaluations + spent)
+    one = Found(fit, plain, None, 0.0, fitted, found, False, finding, found.evaluations + spent)
     if not fitted:
         one = one._replace(finding="no normal fit")
     one = _with_others(log_density, bound, one, plain.freedom)
@@ -149,15 +146,15 @@ def search(
         if _suffices(jnp.concatenate(log_weights), precision):
             return one
     neck = None
-    if fitted and 2 <= dim <= CURVED and branches <= BRANCHES:
+    if fitted and dim >= 2 and branches <= BRANCHES:
         neck = _with_neck(neck_key, log_density, fit, one)
         one = one._replace(evaluations=neck.evaluations)
-        if neck.few and neck.ess > GOOD:
+        if neck.neck is not None and neck.ess > GOOD:
             return neck
     one = with_prior(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
     if one.ess <= GOOD and len(found.points):
         one = _with_own_tails(tails_key, draw, one, wide)
-    if neck is not None and neck.few and neck.ess >= SURE * one.ess:
+    if neck is not None and neck.neck is not None and neck.ess >= SURE * one.ess:
         return neck._replace(evaluations=one.evaluations)
     return one
 
@@ -176,7 +173,7 @@ def _without_matrices(key: KeyArray, log_density: LogDensity, start: Normal) -> 
     return Found(
         place if fitted else start,
         nothing,
-        (),
+        None,
         0.0,
         True,
         none,
@@ -186,14 +183,13 @@ def _without_matrices(key: KeyArray, log_density: LogDensity, start: Normal) -> 
     )
 
 
-def with_prior(found: Found, adapted: Adapted, least: float, *, each: int = 1, **changes: Any) -> Found:
+def with_prior(found: Found, adapted: Adapted, least: float, **changes: Any) -> Found:
     """What was found, with an adapted prior, and what goes with it, if its effective sample size is above the least.
 
     Args:
         found: What was found.
         adapted: The adapted prior.
         least: The effective sample size that it is to have.
-        each: The evaluations of the density that a draw took.
         **changes: What goes with it.
 
     Returns:
@@ -209,7 +205,7 @@ def with_prior(found: Found, adapted: Adapted, least: float, *, each: int = 1, *
         >>> with_prior(found, Adapted(found.prior, 0.5, 1), 0.6).ess > 0.9
         True
     """
-    found = found._replace(evaluations=found.evaluations + adapted.rounds * DRAWS * each)
+    found = found._replace(evaluations=found.evaluations + adapted.rounds * DRAWS)
     return found._replace(prior=adapted.prior, ess=adapted.ess, **changes) if adapted.ess > least else found
 
 
@@ -300,23 +296,27 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
     if not few:
         return found._replace(evaluations=evaluations)
 
-    def adapted_to(few: tuple[int, ...]) -> tuple[Adapted, Bijection, adaptation.Draw, tuple[int, ...]]:
-        place = conditional.bijection(log_density, fit, few)
-        draw = adaptation.rounds(log_density, place, DRAWS)
+    def adapted_to(few: tuple[int, ...]) -> tuple[Adapted, Neck, adaptation.Draw]:
+        nonlocal evaluations
+        neck, spent = conditional.tabulate(log_density, fit, few)
+        draw = adaptation.rounds(log_density, conditional.bijection(neck), DRAWS)
         own = Normal(jnp.zeros(len(few), fit.mean.dtype), jnp.ones((), fit.mean.dtype))
-        return adaptation.adapt(adapt_key, draw, mixtures.of_normal(own)), place, draw, few
+        adapted = adaptation.adapt(adapt_key, draw, mixtures.of_normal(own))
+        evaluations += spent + adapted.rounds * DRAWS
+        return adapted, neck, draw
 
     tries = [adapted_to(few)]
     if len(few) > 1 and tries[0][0].ess <= GOOD:  # those that come second can be in the neck of the first
         tries.append(adapted_to(few[:1]))
-    (mixture, ess, _), place, draw, few = max(tries, key=lambda tried: tried[0].ess)
+    (mixture, ess, _), neck, draw = max(tries, key=lambda tried: tried[0].ess)
     assert isinstance(mixture, Mixture)
-    evaluations += sum(adapted.rounds * DRAWS * (1 + place.cost) for adapted, place, *_ in tries)
     prior, missed = mixtures.extend(mixture, dim), 0.0
     if found.several_modes:  # what looks like a second mode is often the neck itself
 
         @once
         def weigh(points: Array) -> Array:
+            place = conditional.bijection(neck)
+
             def one(x: Array) -> Array:
                 y, log_determinant = place.inverse(x)
                 return log_density(x) + log_determinant - mixtures.log_density(prior, y)
@@ -325,8 +325,9 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
 
         log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
         shares, spent, weighed = exploration.uncovered(log_density, weigh, float(log_z), found.modes)
-        missed, evaluations = float(shares.sum()), evaluations + spent + (DRAWS + weighed) * (1 + place.cost)
+        missed, evaluations = float(shares.sum()), evaluations + spent + DRAWS + weighed
     if ess < SURE * found.ess or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
+    few = neck.order[: neck.first.mean.size].tolist()
     finding = f"one mode, nearly normal given coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
-    return Found(fit, prior, few, ess, True, found.modes, False, finding, evaluations)
+    return Found(fit, prior, neck, ess, True, found.modes, False, finding, evaluations)

@@ -32,7 +32,7 @@ STRETCHES = (1.25, 1.5, 2.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """The factors: the smaller ones are for many dimensions, where all points have nearly the same distance."""
 
 COUNT = 2**14
-"""The number of points that are looked at, for all stretches together; a quarter where the coordinates are dear."""
+"""The number of points that are looked at, for all stretches together."""
 
 RESOLVED = 0.1
 """The change of the log density, in nats, with the last three bits of a point, up to which it is not mere rounding."""
@@ -105,8 +105,7 @@ def beyond(
         >>> 0.12 < share < 0.18  # of the Cauchy distribution .156 lies beyond 4
         True
     """
-    place = normal.bijection(coordinates)
-    factors = _factors(points.shape[1], COUNT // 4 if place.cost else COUNT)
+    factors = _factors(points.shape[1])
     choose_key, far_key = split(key)
     each = factors.shape[1]
     chosen = np.asarray(estimators.resample(choose_key, log_weights, factors[..., 0].size))
@@ -118,7 +117,7 @@ def beyond(
     log_ratios = np.where(above, np.asarray(log_ratios, np.float64), -np.inf).reshape(-1, each)
     ratios = np.exp(np.minimum(log_ratios, 100.0))
     lower = np.mean(ratios, axis=1) - 2 * np.std(ratios, axis=1) / np.sqrt(each)
-    best, spent = int(np.argmax(lower)), {"evaluations": len(x) * (3 + 2 * place.cost), "weighed": len(x)}
+    best, spent = int(np.argmax(lower)), {"evaluations": 3 * len(x), "weighed": len(x)}
     if not lower[best] > 0:
         return Beyond(0.0, x[:0], **spent)
     share = float(lower[best] / (1 + lower[best]))  # the samples are of the part that is not beyond
@@ -180,13 +179,13 @@ def escaped(
     return Beyond(share, np.asarray(ends)[above], count * (steps + 1) * (dim + 2), 2 * count)
 
 
-def _factors(dim: int, count: int) -> Float[np.ndarray, "stretches points dim"]:
+def _factors(dim: int) -> Float[np.ndarray, "stretches points dim"]:
     """The factors of each stretch: of all coordinates, and of one, where there are enough points for so many."""
     stretched = [np.full(dim, True)]
-    if dim > 1 and count >= LEAST * len(STRETCHES) * (dim + 1):
+    if dim > 1 and LEAST * len(STRETCHES) * (dim + 1) <= COUNT:
         stretched += list(np.eye(dim, dtype=bool))
     factors = np.stack([np.where(which, factor, 1.0) for which in stretched for factor in STRETCHES])
-    return np.repeat(factors[:, None], min(count // len(factors), MOST), axis=1)
+    return np.repeat(factors[:, None], min(COUNT // len(factors), MOST), axis=1)
 
 
 @partial(once, static_argnums=(0, 1))

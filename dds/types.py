@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 if TYPE_CHECKING:  # NumPy's arrays are accepted, but nothing that is returned is one
     Arrays: TypeAlias = Array
@@ -93,6 +93,26 @@ Prior: TypeAlias = Normal | Mixture | Product
 """A distribution that a path can start from."""
 
 
+class Neck(NamedTuple):
+    """What coordinates of a neck are made of (`dds.conditional`): modes and scales, given a few coordinates.
+
+    Attributes:
+        order: The coordinates: the few, then the others.
+        first: The distribution by which the few are standardised.
+        ends: The ends of the table along each of their axes, standardised.
+        modes: The mode of the others at each node.
+        columns: Their upper triangular factor there, `S` with `S S' = H^-1`, as columns with ones on the diagonal.
+        log_lengths: The logarithms of what these are to be multiplied by.
+    """
+
+    order: Int[Array, " dim"]
+    first: Normal
+    ends: Float[Array, "2 few"]
+    modes: Float[Array, "*nodes others"]
+    columns: Float[Array, "*nodes others others"]
+    log_lengths: Float[Array, "*nodes others"]
+
+
 class Bijection(NamedTuple):
     """Coordinates that need not be affine: a map of points, one to one.
 
@@ -100,14 +120,11 @@ class Bijection(NamedTuple):
         dim: The dimension of a point.
         forward: `y -> (x, log |det dx/dy|)`, from the coordinates to the user's.
         inverse: `x -> (y, log |det dx/dy|)`.
-        cost: The evaluations of the target's density, each with its gradient, that either takes: none, unless the map
-            is made of the density, as by `dds.conditional`.
     """
 
     dim: int
     forward: Callable[[State], tuple[State, Scalar]]
     inverse: Callable[[State], tuple[State, Scalar]]
-    cost: int = 0
 
 
 class Reference(NamedTuple):

@@ -6,7 +6,7 @@ import scipy.stats
 from problems import normal_target
 
 from dds import normal, targets
-from dds.types import Normal
+from dds.types import Bijection, Normal
 
 SCALES = {"scalar": jnp.array(0.7), "diagonal": jnp.array([0.3, 1.2]), "full": jnp.array([[0.5, 0.0], [0.9, 1.1]])}
 
@@ -42,6 +42,19 @@ def test_compose_is_one_map_after_the_other(float64, outer, inner):
     volume = normal.log_determinant(one) + normal.log_determinant(other)
     assert normal.log_determinant(both) == pytest.approx(float(volume), rel=1e-12)
     assert both.scale.ndim == max(one.scale.ndim, other.scale.ndim)
+
+
+def test_compose_with_a_bijection(float64):
+    # Squares of positive numbers, after an affine map.
+    square = Bijection(2, lambda y: (y**2, jnp.sum(jnp.log(2 * y))), lambda x: (x**0.5, jnp.sum(jnp.log(4 * x)) / 2))
+    affine = Normal(jnp.array([3.0, 4.0]), jnp.array([[0.5, 0.0], [-0.2, 0.4]]))
+    both, y = normal.compose(square, affine), jnp.array([0.7, -0.5])
+    x, log_determinant = both.forward(y)
+    np.testing.assert_allclose(x, normal.reparameterise(affine, y) ** 2, rtol=1e-12)
+    exact = np.linalg.slogdet(np.asarray(jax.jacobian(lambda y: both.forward(y)[0])(y)))[1]
+    back, again = both.inverse(x)
+    np.testing.assert_allclose(back, y, rtol=1e-12)
+    np.testing.assert_allclose([log_determinant, again], exact, rtol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [jnp.array(2.0), jnp.array([0.5, 3.0]), jnp.array([[0.5, 0.0], [-1.0, 3.0]])])

@@ -7,9 +7,11 @@ import pytest
 
 import dds
 from dds import (
+    conditional,
     estimators,
     evaluation,
     exploration,
+    losses,
     mixtures,
     modes,
     normal,
@@ -204,11 +206,31 @@ def test_the_ladder_ends_with_particles_where_there_are_any(monkeypatch):
     for dim, several, expected in ((2, False, [False, True]), (2, True, [True]), (modes.DENSE + 1, False, [False])):
         target = Target(dim, lambda x: -jnp.sum(x**2) / 2)
         none = search.Found(
-            normal.standard(dim), mixtures.of_normal(normal.standard(2)), (), 0.0, True, modes.none(2), several, "", 0
+            normal.standard(dim), mixtures.of_normal(normal.standard(2)), None, 0.0, True, modes.none(2), several, "", 0
         )
         assert len(list(recipes.ladder(KEY, target, none))) == len(expected)
         assert asked == expected
         asked.clear()
+
+
+@pytest.mark.slow
+def test_what_is_trained_runs_in_the_coordinates_of_a_neck():
+    target = dds.targets.funnel(4)
+    neck, _ = conditional.tabulate(target.log_density, normal.standard(4), (0,))
+    prior = mixtures.of_normal(normal.standard(4))
+    found = search.Found(normal.standard(4), prior, neck, 0.1, True, modes.none(4), False, "", 0)
+    rungs = list(recipes.ladder(KEY, target, found))
+    plans = [rung.plan for rung in rungs if rung.plan is not None]
+    assert [plan.kind for plan in plans] == ["gates", "gates", "modes"]
+    assert all(plan.neck is neck for plan in plans)
+    # Untrained the sampler is good, and particles pass the neck: in other coordinates neither is so.
+    sampler = rungs[0].family.sampler(rungs[0].family.init(KEY))
+    log_w = jax.jit(lambda key: losses.log_weights(sampler, key, target.log_density, 2000))(KEY)
+    assert float(estimators.effective_sample_size(log_w)) > 0.9
+    points = plans[2].points
+    assert points is not None
+    assert abs(np.mean(points[:, 0] < -6) - 0.0228) < 0.006
+    assert abs(np.mean(points[:, 0] > 6) - 0.0228) < 0.006
 
 
 @pytest.mark.slow

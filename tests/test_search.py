@@ -66,7 +66,7 @@ def few_climbs(monkeypatch):
 
 
 def coordinates_of(log_density, found):
-    return conditional.bijection(log_density, found.coordinates, found.few) if found.few else found.coordinates
+    return found.coordinates if found.neck is None else conditional.bijection(found.neck)
 
 
 def drawn(log_density, found, count=COUNT):
@@ -107,7 +107,7 @@ def both_modes():
 def test_a_normal_target():
     found = search.search(jax.random.key(0), one_mode, WIDE)
     assert found.finding == "one mode, with a normal fit"
-    assert (found.few, found.fitted, found.several_modes) == ((), True, False)
+    assert (found.neck, found.fitted, found.several_modes) == (None, True, False)
     assert found.ess > 0.9
     np.testing.assert_allclose(found.coordinates.mean, MEAN, atol=1e-3)
     np.testing.assert_allclose(found.coordinates.scale, np.diag(DEVIATIONS), atol=1e-3)
@@ -125,7 +125,7 @@ def test_a_normal_target():
 def test_a_start_that_is_the_target_is_a_fit():
     start = Normal(jnp.asarray(MEAN, jnp.float32), jnp.asarray(DEVIATIONS, jnp.float32))
     found = search.search(jax.random.key(1), one_mode, start)
-    assert (found.few, found.fitted, found.several_modes) == ((), True, False)
+    assert (found.neck, found.fitted, found.several_modes) == (None, True, False)
     assert found.finding == "one mode, with a normal fit"
     assert found.ess > 0.95
     np.testing.assert_allclose(found.coordinates.mean, MEAN, atol=1e-3)
@@ -136,14 +136,14 @@ def test_without_a_neck_the_prior_is_the_adapted_one(monkeypatch):
     monkeypatch.setattr(search, "_suffices", lambda log_weights, precision: False)
     monkeypatch.setattr(adaptation, "adapt", lambda *arguments, **options: adapted)
     found = search.search(jax.random.key(0), one_mode, WIDE)
-    assert (found.few, found.ess) == ((), 1.0)
+    assert (found.neck, found.ess) == (None, 1.0)
     assert found.prior is adapted.prior
 
 
 @pytest.mark.slow
 def test_a_funnel():
     found = search.search(jax.random.key(0), a_funnel, normal.standard(3))
-    assert (found.few, found.fitted, found.several_modes) == ((0,), True, False)
+    assert (found.neck.order[0], found.fitted, found.several_modes) == (0, True, False)
     assert found.finding == "one mode, nearly normal given coordinate 0"
     assert found.ess > 0.8
     x, ratio = drawn(a_funnel, found)
@@ -154,6 +154,7 @@ def test_a_funnel():
         terms = ratio * beyond
         assert abs(terms.mean() - 0.02275) < 6 * terms.std() / np.sqrt(COUNT)
     assert remedies.extend(jax.random.key(1), a_funnel, found, jnp.zeros((20, 3))) is found
+    assert remedies.temper(jax.random.key(1), a_funnel, normal.standard(3), found) is found
 
 
 @pytest.mark.slow
@@ -161,7 +162,8 @@ def test_counts_in_groups_have_a_neck():
     target = problem_set.counts_in_groups()
     assert target.log_z is not None
     found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
-    assert found.few[0] == 1
+    assert found.neck is not None
+    assert found.neck.order[0] == 1
     assert found.ess > 0.5
     x, ratio = drawn(target.log_density, found)
     ratio *= np.exp(LOG_Z - target.log_z)
@@ -175,7 +177,7 @@ def test_counts_in_groups_have_a_neck():
 def test_two_modes_of_which_the_smaller_is_narrower():
     found = search.search(jax.random.key(0), two_modes, WIDE)
     assert found.finding == "2 modes"
-    assert (found.few, found.fitted, found.several_modes) == ((), True, True)
+    assert (found.neck, found.fitted, found.several_modes) == (None, True, True)
     np.testing.assert_allclose(found.modes.points, [LEFT, RIGHT], atol=1e-3)
     assert found.ess > 0.8
     x, ratio = drawn(two_modes, found)
@@ -219,15 +221,16 @@ def test_a_weaker_neck_among_the_other_coordinates_is_straightened():
         return necks + norm.logpdf(x[2], 0, jnp.exp(x[0] / 2)) + norm.logpdf(x[3:], 0, jnp.exp(x[1] / 2)).sum() + LOG_Z
 
     place = normal.standard(6)
-    prior = mixtures.of_normal(Normal(jnp.zeros(6), jnp.array([3.0, 1, 1, 1, 1, 1])), mixtures.FREEDOM)
-    found = search.search(jax.random.key(0), one_mode, WIDE)._replace(coordinates=place, few=(0,), prior=prior)
+    neck, _ = conditional.tabulate(log_density, place, (0,))
+    prior = mixtures.of_normal(normal.standard(6), mixtures.FREEDOM)
+    found = search.search(jax.random.key(0), one_mode, WIDE)._replace(coordinates=place, neck=neck, prior=prior)
     straight = remedies.straighten(jax.random.key(1), log_density, found)
-    draw = adaptation.rounds(log_density, conditional.bijection(log_density, place, (0,)), COUNT)
+    draw = adaptation.rounds(log_density, conditional.bijection(neck), COUNT)
     before, after = (draw(jax.random.key(2), one.prior) for one in (found, straight))
     assert after.ess > 0.6 > 6 * before.ess
     log_z = estimators.log_z(after.log_weights)
     assert abs(float(log_z.value) - LOG_Z) < 4 * float(log_z.standard_error)
-    assert remedies.straighten(jax.random.key(1), log_density, found._replace(few=())).prior is prior
+    assert remedies.straighten(jax.random.key(1), log_density, found._replace(neck=None)).prior is prior
 
 
 def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
@@ -235,7 +238,7 @@ def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
     start = normal.standard(dim)
     found = search.search(jax.random.key(0), many, start)
     assert found.finding == "one mode, with a normal fit"
-    assert (found.few, found.fitted, found.several_modes) == ((), True, False)
+    assert (found.neck, found.fitted, found.several_modes) == (None, True, False)
     assert found.modes.counts.tolist() == [modes.FEWEST]
     assert found.modes.evaluations < 10 * dim  # one Hessian, not one for each end
     np.testing.assert_allclose(found.coordinates.mean, np.ones(dim), atol=1e-4)
@@ -268,7 +271,7 @@ def test_a_density_without_a_mode(monkeypatch):
     monkeypatch.setattr(smc, "temper", partial(smc.temper, max_stages=5))
     found = search.search(jax.random.key(0), slope, normal.standard(1))
     assert found.modes.points.shape == (0, 1)
-    assert (found.few, found.several_modes) == ((), False)
+    assert (found.neck, found.several_modes) == (None, False)
     assert found.ess < 0.1
     assert all(np.isfinite(leaf).all() for leaf in (*found.coordinates, *found.prior[:3]))
 
