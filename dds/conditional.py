@@ -56,6 +56,9 @@ DEEP = 25.0
 COARSE, FINE = {1: 64, 2: 16, 3: 8}, {1: 128, 2: 24, 3: 12}
 """The nodes along each axis, for one axis to three: first for the moments, then for the table."""
 
+BLOCK = 64
+"""The nodes that are worked on at a time: one compiled program for all."""
+
 ROOM = 2**21
 """The most numbers of a table, as long as there are eight nodes along each axis."""
 
@@ -161,14 +164,16 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
     slope = np.linalg.solve(own, mixed.T).T
     plain = np.linalg.cholesky(np.linalg.inv(covariance[np.ix_(v_at, v_at)] - slope @ mixed.T))
     middle = Normal(fit.mean[u_at], jnp.asarray(np.linalg.cholesky(own), dtype))
-    follow = once(in_batches(partial(_follow, log_density, order, fit.mean, jnp.asarray(slope, dtype), plain), 64))
-
+    follow = once(jax.vmap(partial(_follow, log_density, order, fit.mean, jnp.asarray(slope, dtype), plain)))
     nodes = 0
 
     def at(y: np.ndarray) -> tuple[Entry, np.ndarray]:
         nonlocal nodes
         nodes += len(y)
-        entries, profile = follow(jnp.asarray(y, dtype) @ middle.scale.T + middle.mean[None])
+        filled = np.resize(y, (-(-len(y) // BLOCK) * BLOCK, count))
+        u = jnp.asarray(filled, dtype) @ middle.scale.T + middle.mean[None]
+        parts = [follow(u[i : i + BLOCK]) for i in range(0, len(u), BLOCK)]
+        entries, profile = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: len(y)], *parts)
         return entries, np.nan_to_num(np.asarray(profile, np.float64), nan=-np.inf)
 
     def ends() -> np.ndarray:
