@@ -47,14 +47,20 @@ STOPS = np.concatenate([np.arange(1, 9) / 8, np.ones(3)])
 SHORTER = (1.0, 0.5, 0.25, 0.1, 0.0)
 """The parts of a Newton step, of which that is taken which goes farthest up."""
 
-REACH = 2.0 ** np.arange(0, 7.5, 0.5)
-"""How far it is looked for the ends of the table, in standard deviations."""
+NEAR, FAR = 4.0, 128.0
+"""How far the ends of the table are looked for, in standard deviations: at first, and at most."""
 
-DEEP = 25.0
+LEAST = 0.05
+"""The least standard deviation that is told from none, in those of the fit."""
+
+DEEP = 15.0
 """The table ends where the profile is so far below its largest value, in nats."""
 
 COARSE, FINE = {1: 64, 2: 16, 3: 8}, {1: 128, 2: 24, 3: 12}
 """The nodes along each axis, for one axis to three: first for the moments, then for the table."""
+
+CONVERGED = 1.0
+"""Twice the nats that a Newton step still has to climb, up to which a node is at its mode."""
 
 BLOCK = 64
 """The nodes that are worked on at a time: one compiled program for all."""
@@ -131,7 +137,7 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
     r"""The table of $\hat v(u)$ and $H(u)^{-1/2}$ on a grid of $u$, and the evaluations of the density it took.
 
     Each mode is found by Newton steps that follow it from the middle of the fit. Where the curvature is not positive
-    definite, what was last found on the way takes its place. The grid reaches along each axis as far as the profile
+    definite, what was last found on the way takes its place. The grid reaches as far as the profile
     $\gamma(u, \hat v(u)) \det H(u)^{-1/2}$, which is nearly the marginal density of $u$, is not negligible; its moments
     are $m$ and $S$.
 
@@ -176,33 +182,42 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
         entries, profile = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: len(y)], *parts)
         return entries, np.nan_to_num(np.asarray(profile, np.float64), nan=-np.inf)
 
-    def ends() -> np.ndarray:
-        """How far the profile reaches along each axis, in both directions."""
-        rays = np.array([sign * axis for sign in (-1, 1) for axis in np.eye(count)])
-        profile = at(np.concatenate([np.zeros((1, count)), (rays[:, None] * REACH[:, None]).reshape(-1, count)]))[1]
-        deep = profile[1:].reshape(len(rays), -1) < profile.max() - DEEP
-        far = len(REACH) - np.argmin(np.flip(deep, axis=1), axis=1)  # the first from which on all are deep
-        far = np.where(deep.all(axis=1), 0, np.minimum(far, len(REACH) - 1))
-        return (REACH[far] * rays.sum(axis=1)).reshape(2, count)
+    def grid(ends: np.ndarray, per_axis: int) -> np.ndarray:
+        axes = [np.sinh(np.linspace(low, high, per_axis)) for low, high in np.arcsinh(ends).T]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, count)
 
-    for size in (COARSE, FINE):
-        per_axis = min(size[count], max(int((ROOM / (dim - count) ** 2) ** (1 / count)), 8))
-        reach = ends()
-        axes = [np.linspace(low, high, per_axis) for low, high in reach.T]
-        y = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, count)
-        entries, profile = at(y)
-        if size is COARSE and np.isfinite(profile).any():
-            weights = np.exp(profile - profile.max())
-            weights /= weights.sum()
-            mean = weights @ y
-            spread = (weights * (y - mean).T) @ (y - mean)
-            between = ((reach[1] - reach[0]) / per_axis) ** 2 / 12  # where it lies between two nodes
-            spread += np.diag(np.maximum(between - np.diagonal(spread), 0))
-            scale = np.asarray(middle.scale) @ np.linalg.cholesky(spread)
-            mean = normal.reparameterise(middle, jnp.asarray(mean, dtype))
-            middle = Normal(mean, jnp.asarray(np.linalg.cholesky(scale @ scale.T), dtype))
+    def within() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Nodes of a coarse grid where the profile is not negligible, its value there, and the ends of these nodes."""
+        ends = np.array([[-NEAR] * count, [NEAR] * count])
+        while True:
+            y = grid(ends, COARSE[count])
+            profile = at(y)[1]
+            high = profile > profile.max() - DEEP
+            open_ends = np.array([np.any(np.isclose(y, end[None]) & high[:, None], axis=0) for end in ends])
+            if not open_ends.any() or np.abs(ends).max() >= FAR:
+                break
+            ends = np.where(open_ends, 2 * ends, ends)
+        if not high.any():  # nowhere is there a mode
+            y, profile, high = grid(ends, 2), np.zeros(2**count), np.full(2**count, True)
+        low, top = (np.arcsinh(end(y[high], axis=0)) for end in (np.min, np.max))
+        between = (np.arcsinh(ends[1]) - np.arcsinh(ends[0])) / (COARSE[count] - 1)
+        return y[high], profile[high], np.sinh([low - between, top + between])
+
+    y, profile, _ = within()
+    weights = np.exp(profile - profile.max()) * np.prod(np.hypot(1, y), axis=1)  # in the middle the nodes are closer
+    weights /= weights.sum()
+    mean = weights @ y
+    spread = (weights * (y - mean).T) @ (y - mean)
+    spread += np.diag(np.maximum(LEAST**2 - np.diagonal(spread), 0))  # where it lies between two nodes
+    scale = np.asarray(middle.scale) @ np.linalg.cholesky(spread)
+    mean = normal.reparameterise(middle, jnp.asarray(mean, dtype))
+    middle = Normal(mean, jnp.asarray(np.linalg.cholesky(scale @ scale.T), dtype))
+
+    ends = within()[2]
+    per_axis = min(FINE[count], max(int((ROOM / (dim - count) ** 2) ** (1 / count)), 8))
+    entries, _ = at(grid(ends, per_axis))
     tables = (part.reshape(*count * (per_axis,), *part.shape[1:]) for part in entries)
-    neck = Neck(jnp.asarray(order), middle, jnp.asarray(reach, dtype), *tables)
+    neck = Neck(jnp.asarray(order), middle, jnp.asarray(ends, dtype), *tables)
     return neck, nodes * STOPS.size * (4 * (dim - count) + len(SHORTER))
 
 
@@ -225,8 +240,9 @@ def _follow(
 
         v = v + slope @ (now - before)
         rough, fine = _curvature(loss, v)
-        step = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
-        step = jax.scipy.linalg.cho_solve((fine, True), step)
+        slopes = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
+        slopes = jax.scipy.linalg.solve_triangular(fine, slopes, lower=True)
+        step = jax.scipy.linalg.solve_triangular(fine, slopes, lower=True, trans="T")
         step = jax.scipy.linalg.solve_triangular(rough, step, lower=True, trans="T")
         found = _entry(v, rough, fine)
         usable = jnp.all(jnp.array([jnp.isfinite(part).all() for part in (step, *found)]))
@@ -234,13 +250,13 @@ def _follow(
         losses = jax.vmap(loss)(tries)
         best = tries[jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))]
         entry = jax.tree.map(partial(jnp.where, usable), found, (v, *entry[1:]))
-        return (best, entry, now, usable), None
+        return (best, entry, now, usable & (slopes @ slopes < CONVERGED)), None
 
     entry = _entry(start, jnp.asarray(plain, u.dtype), jnp.eye(start.size, dtype=u.dtype))
     carry = start, entry, mean[order[:few]], jnp.array(False)
-    (_, entry, _, usable), _ = jax.lax.scan(newton, carry, jnp.asarray(STOPS, u.dtype))
+    (_, entry, _, found), _ = jax.lax.scan(newton, carry, jnp.asarray(STOPS, u.dtype))
     profile = log_density(join(u, entry[0])) + jnp.sum(entry[2])
-    return entry, jnp.where(usable, profile, -jnp.inf)
+    return entry, jnp.where(found, profile, -jnp.inf)
 
 
 def _entry(mode: State, rough: Array, fine: Array) -> Entry:
@@ -287,13 +303,17 @@ def bijection(neck: Neck) -> Bijection:
     order, first, ends = neck.order, neck.first, neck.ends
     few, dim = first.mean.size, order.size
     last = np.array(neck.modes.shape[:few]) - 1
+    first_node = jnp.arcsinh(ends[0])  # the nodes are equally spaced there: close in the middle, and far out they reach
+    step = (jnp.arcsinh(ends[1]) - first_node) / last
     corners = np.array(list(itertools.product((0, 1), repeat=few)))
 
     def around(y: State) -> tuple[Array, State, Array, State]:
         """The shares of the nodes around a point, and what is tabulated there; the logarithms are joined already."""
-        place = jnp.clip((y - ends[0]) / (ends[1] - ends[0]), 0, 1) * last
-        low = jnp.minimum(jnp.floor(jax.lax.stop_gradient(place)).astype(int), last - 1)
-        shares = jnp.prod(jnp.where(corners == 1, (place - low)[None], 1 - (place - low)[None]), axis=1)
+        place = jax.lax.stop_gradient((jnp.arcsinh(y) - first_node) / step)
+        low = jnp.clip(jnp.floor(place), 0, last - 1).astype(int)
+        left, right = jnp.sinh(first_node + low * step), jnp.sinh(first_node + (low + 1) * step)
+        along = jnp.clip((y - left) / (right - left), 0, 1)
+        shares = jnp.prod(jnp.where(corners == 1, along[None], 1 - along[None]), axis=1)
         nodes = tuple((low[None] + corners).T)
         return shares, shares @ neck.modes[nodes], neck.columns[nodes], shares @ neck.log_lengths[nodes]
 

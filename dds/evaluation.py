@@ -41,8 +41,8 @@ NAN_SHARE = 0.01
 HEAVY = 0.05
 """The share of the sum of weights in the largest hundredth of them, up to which a heavy tail does not matter."""
 
-VARIANCE = 0.5
-"""The Pareto k above which weights have no variance."""
+VARIANCE, MEAN = 0.5, 1.0
+"""The Pareto k above which weights have no variance, and no mean."""
 
 MINIMAL_SAMPLES = 100
 """The effective number of samples below which a standard error is itself too uncertain to be quoted."""
@@ -278,20 +278,22 @@ def _is_heavy(pareto_k: float, heavy_share: float) -> bool:
 
 @typed
 def has_heavy_tail(log_weights: LogWeights) -> bool:
-    """Whether weights have no variance, and the largest hundredth of them carries more than next to nothing.
+    """Whether weights have no variance, and the largest hundredth carries more than next to nothing; or have no mean.
 
     Args:
         log_weights: The log weights of `dds.estimators.LEAST` or more paths.
 
     Returns:
-        Whether so: then more may lie where no path was than the standard error says.
+        Whether so: then more may lie where no path was than the standard error says. Of weights without a mean any
+        number may, however little the largest of them carry.
 
     Example:
         >>> u = np.random.default_rng(0).random(10_000)
         >>> has_heavy_tail(-0.8 * np.log(u)), has_heavy_tail(-0.2 * np.log(u))
         (True, False)
     """
-    return _is_heavy(estimators.pareto_k(log_weights), _heavy_share(log_weights))
+    pareto_k = estimators.pareto_k(log_weights)
+    return _is_heavy(pareto_k, _heavy_share(log_weights)) or pareto_k > MEAN
 
 
 def _heavy_share(log_weights: LogWeights) -> float:

@@ -33,6 +33,9 @@ BRANCHES = 4
 SURE = 0.5
 """The part of another effective sample size from which that of a neck is preferred: the other can miss its end."""
 
+WORTH = 0.3
+"""The effective sample size below which a neck is none: given its coordinates the others are far from normal."""
+
 PROBES = 256
 """The third derivatives by which a neck is looked for, for each coordinate that could be due to it."""
 
@@ -288,7 +291,7 @@ def _suffices(log_weights: LogWeights, precision: float) -> bool:
 
 
 def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found) -> Found:
-    """In the coordinates of a neck, if there is one and they are half as good at least (`SURE`)."""
+    """In the coordinates of a neck, if there is one, and they are good (`WORTH`) and not much worse (`SURE`)."""
     noise_key, adapt_key, check_key = split(key, 3)
     dim = fit.mean.size
     few = conditional.neck(log_density, fit, noise(noise_key, (2, PROBES, dim), fit.mean.dtype))
@@ -326,7 +329,7 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
         log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
         shares, spent, weighed = exploration.uncovered(log_density, weigh, float(log_z), found.modes)
         missed, evaluations = float(shares.sum()), evaluations + spent + DRAWS + weighed
-    if ess < SURE * found.ess or missed > np.exp(-RELEVANT / 2):
+    if ess < max(WORTH, SURE * found.ess) or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
     few = neck.order[: neck.first.mean.size].tolist()
     finding = f"one mode, nearly normal given coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
