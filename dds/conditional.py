@@ -8,7 +8,8 @@ $$ u = m + S y_u, \qquad v = \hat v(u) + H(u)^{-1/2} y_v, $$
 
 with the mode $\hat v(u)$ and the curvature $H(u)$ of $\log \gamma(u, \cdot)$, is a bijection with
 $\log\lvert\det\rvert = \log\det S - \tfrac12 \log\det H(u)$, under which $v$ is nearly standard normal whatever $u$ is.
-It is the Laplace approximation of Rue, Martino and Chopin (2009), but as a change of variables: weights stay exact.
+It is the Laplace approximation of Rue, Martino and Chopin (2009), but as a change of variables: weights stay exact. So
+modes and curvatures are tabulated on a grid of $u$, and the map takes no evaluation of the density.
 """
 
 import itertools

@@ -342,3 +342,5 @@ def test_a_heavy_tail_is_one_that_carries_something():
     assert has_heavy_tail(-0.8 * np.log(u))
     assert not has_heavy_tail(-0.2 * np.log(u))
     assert not has_heavy_tail(np.log(50 + u**-0.8))
+    # Without a mean any number can lie in the tail, however little the largest weights carry.
+    assert has_heavy_tail(np.log(3000 + u**-1.3))

@@ -140,6 +140,34 @@ def test_without_a_neck_the_prior_is_the_adapted_one(monkeypatch):
     assert found.prior is adapted.prior
 
 
+def test_a_neck_is_to_be_good_and_not_much_worse_than_what_there_is(monkeypatch):
+    table = conditional.tabulate(a_funnel, normal.standard(3), (0,))
+    monkeypatch.setattr(conditional, "neck", lambda *arguments: (0,))
+    monkeypatch.setattr(conditional, "tabulate", lambda *arguments: table)
+    prior = mixtures.of_normal(normal.standard(3))
+    for before, ess, taken in ((0.1, 0.29, False), (0.1, 0.31, True), (0.9, 0.44, False), (0.9, 0.46, True)):
+        adapted = adaptation.Adapted(mixtures.of_normal(normal.standard(1)), ess, 1)
+        monkeypatch.setattr(adaptation, "adapt", lambda *arguments, adapted=adapted: adapted)
+        found = search.Found(normal.standard(3), prior, None, before, True, modes.none(3), False, "", 0)
+        neck = search._with_neck(jax.random.key(0), a_funnel, normal.standard(3), found)
+        assert (neck.neck is not None, neck.ess) == (taken, ess if taken else before)
+        assert neck.evaluations > table[1]
+
+
+def test_where_the_first_coordinate_alone_is_better_it_is_taken(monkeypatch):
+    monkeypatch.setattr(conditional, "neck", lambda *arguments: (0, 1))
+    found = search.Found(
+        normal.standard(3), mixtures.of_normal(normal.standard(3)), None, 0.1, True, modes.none(3), False, "", 0
+    )
+
+    def adapt(key, draw, prior):
+        return adaptation.Adapted(prior, 0.6 if prior.means.shape[1] == 1 else 0.4, 1)
+
+    monkeypatch.setattr(adaptation, "adapt", adapt)
+    neck = search._with_neck(jax.random.key(0), a_funnel, normal.standard(3), found)
+    assert neck.finding == "one mode, nearly normal given coordinate 0"
+
+
 @pytest.mark.slow
 def test_a_funnel():
     found = search.search(jax.random.key(0), a_funnel, normal.standard(3))
