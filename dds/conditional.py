@@ -188,7 +188,7 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, count)
 
     def within() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Nodes of a coarse grid where the profile is not negligible, its value there, and the ends of these nodes."""
+        """Nodes of a coarse grid, the profile there, and the ends of the part where it is not negligible."""
         ends = np.array([[-NEAR] * count, [NEAR] * count])
         while True:
             y = grid(ends, COARSE[count])
@@ -199,10 +199,10 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
                 break
             ends = np.where(open_ends, 2 * ends, ends)
         if not high.any():  # nowhere is there a mode
-            y, profile, high = grid(ends, 2), np.zeros(2**count), np.full(2**count, True)
+            profile, high = np.zeros(len(y)), np.full(len(y), True)
         low, top = (np.arcsinh(end(y[high], axis=0)) for end in (np.min, np.max))
         between = (np.arcsinh(ends[1]) - np.arcsinh(ends[0])) / (COARSE[count] - 1)
-        return y[high], profile[high], np.sinh([low - between, top + between])
+        return y, profile, np.sinh([low - between, top + between])
 
     y, profile, _ = within()
     weights = np.exp(profile - profile.max()) * np.prod(np.hypot(1, y), axis=1)  # in the middle the nodes are closer

@@ -15,6 +15,7 @@ from problems import SAMPLERS, normal_target, perturbed
 
 from dds import (
     compiling,
+    conditional,
     coordinates,
     estimators,
     families,
@@ -30,7 +31,7 @@ from dds import (
     smc,
     targets,
 )
-from dds.types import Normal, Potentials, Sampler
+from dds.types import Neck, Normal, Potentials, Sampler
 
 KEY = jax.random.key(0)
 STEPS, DIM = 3, 2
@@ -96,6 +97,15 @@ def cases():
 
         parameters = perturbed(SAMPLERS[name](target.log_density, distribution))
         return weight, (jax.flatten_util.ravel_pytree(parameters)[0], distribution)
+
+    nodes = jnp.linspace(-1.0, 1.0, 5)[:, None]
+    scalar = Normal(jnp.zeros(1), jnp.ones((1, 1)))
+    neck = Neck(jnp.array([1, 0]), scalar, jnp.array([[-3.0], [3.0]]), nodes**2, jnp.ones((5, 1, 1)), nodes)
+
+    def there_and_back(modes, y):
+        place = conditional.bijection(neck._replace(modes=modes))
+        x, log_determinant = place.forward(y)
+        return x, log_determinant, *place.inverse(x + 0.1)
 
     def one_step(b, noise):
         sampler = sampler_of(b)
@@ -193,7 +203,9 @@ def cases():
             (fractions, jnp.linspace(-1, 1, 8)),
         ),
         "paths.retrace": (lambda y, b: paths.retrace(y, sampler_of(b)), (states, fractions)),
-        **{f"families.{name}": weight_of(name) for name in SAMPLERS},
+        # The table of a neck is made of Python numbers; it is the map that is compiled.
+        **{f"families.{name}": weight_of(name) for name in SAMPLERS if name != "conditional"},
+        "conditional.bijection": (there_and_back, (nodes**2, y)),
         "losses.log_weight": (
             lambda y, b: losses.log_weight(paths.retrace(y, sampler_of(b)), target.log_density),
             (states, fractions),
