@@ -206,7 +206,9 @@ def choose(
     Args:
         key: The random key.
         target: The target.
-        found: What `dds.search.search` found; by default it looks itself, and that is among the evaluations.
+        found: What `dds.search.search` found, with the coordinates of a neck to run in, if there is one. By default it
+            looks itself, which is among the evaluations, and runs in affine coordinates: in those of a neck little is
+            left to train.
         kernel: What is learned: everything (`dds.families.learned`), or the control alone as published.
         loss: The loss; by default the one that fits.
         whiten: Whether to run in the coordinates that were found.
@@ -245,9 +247,11 @@ def choose(
         if found is None:
             found = search(search_key, target.log_density, start)
             evaluations = found.evaluations
+        else:
+            neck = found.neck
         place, scattered = found.coordinates, found.several_modes or not found.fitted
         finding = "one mode, with a neck" if found.neck is not None else found.finding
-        cover, neck = place, found.neck
+        cover = place
         if neck is not None:  # what moves in its coordinates passes it
             cover = Normal(jnp.zeros_like(place.mean), jnp.asarray(2.0, place.mean.dtype))
             log_density = normal.pull_back(conditional.bijection(neck), log_density)
