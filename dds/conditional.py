@@ -60,9 +60,6 @@ DEEP = 15.0
 COARSE, FINE = {1: 64, 2: 16, 3: 8}, {1: 128, 2: 24, 3: 12}
 """The nodes along each axis, for one axis to three: first for the moments, then for the table."""
 
-CONVERGED = 1.0
-"""Twice the nats that a Newton step still has to climb, up to which a node is at its mode."""
-
 BLOCK = 64
 """The nodes that are worked on at a time: one compiled program for all."""
 
@@ -151,7 +148,7 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
         The table, and the evaluations; a product of the Hessian with a vector counts as two.
 
     Raises:
-        ValueError: If `few` are not some but not all of the coordinates.
+        ValueError: If `few` are not one to three of the coordinates, and not all.
 
     Example:
         >>> from dds import targets
@@ -161,89 +158,101 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
         >>> table.order.tolist(), table.columns.shape
         ([0, 1, 2], (128, 2, 2))
     """
-    dim, count = fit.mean.size, len(few)
-    good = len(set(few)) == count and 0 < count < dim and all(0 <= i < dim for i in few)
-    require(good, "few", few, f"some of the coordinates 0 to {dim - 1}")
-    u_at, v_at = np.array(few), np.setdiff1d(np.arange(dim), few)
-    order, dtype = np.concatenate([u_at, v_at]), fit.mean.dtype
-    covariance = np.asarray(normal.factor(fit) @ normal.factor(fit).T, np.float64)
-    own, mixed = covariance[np.ix_(u_at, u_at)], covariance[np.ix_(v_at, u_at)]
+    dim, count, dtype = fit.mean.size, len(few), fit.mean.dtype
+    good = len(set(few)) == count and 0 < count < dim and count <= MOST and all(0 <= i < dim for i in few)
+    require(good, "few", few, f"one to {MOST} of the coordinates 0 to {dim - 1}, and not all")
+    order = np.concatenate([few, np.setdiff1d(np.arange(dim), few)])
+    covariance = np.asarray(normal.factor(fit) @ normal.factor(fit).T, np.float64)[np.ix_(order, order)]
+    own, mixed = covariance[:count, :count], covariance[count:, :count]
     slope = np.linalg.solve(own, mixed.T).T
-    plain = np.linalg.cholesky(np.linalg.inv(covariance[np.ix_(v_at, v_at)] - slope @ mixed.T))
-    middle = Normal(fit.mean[u_at], jnp.asarray(np.linalg.cholesky(own), dtype))
-    follow = once(jax.vmap(partial(_follow, log_density, order, fit.mean, jnp.asarray(slope, dtype), plain)))
-    nodes = 0
+    plain = np.linalg.cholesky(np.linalg.inv(covariance[count:, count:] - slope @ mixed.T))
+    given = [jnp.asarray(part, dtype) for part in (fit.mean[order], slope, plain)]
 
-    def at(y: np.ndarray) -> tuple[Entry, np.ndarray]:
-        nonlocal nodes
-        nodes += len(y)
+    def at(middle: Normal, y: np.ndarray) -> tuple[Entry, np.ndarray]:
         filled = np.resize(y, (-(-len(y) // BLOCK) * BLOCK, count))
         u = jnp.asarray(filled, dtype) @ middle.scale.T + middle.mean[None]
-        parts = [follow(u[i : i + BLOCK]) for i in range(0, len(u), BLOCK)]
+        parts = [_followed(log_density, order, *given, u[i : i + BLOCK]) for i in range(0, len(u), BLOCK)]
         entries, profile = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: len(y)], *parts)
         return entries, np.nan_to_num(np.asarray(profile, np.float64), nan=-np.inf)
 
-    def grid(ends: np.ndarray, per_axis: int) -> np.ndarray:
-        axes = [np.sinh(np.linspace(low, high, per_axis)) for low, high in np.arcsinh(ends).T]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, count)
+    first = Normal(given[0][:count], jnp.asarray(np.linalg.cholesky(own), dtype))
+    y, profile, _, nodes = _extent(partial(at, first), count)
+    first = normal.compose(first, _moments(y, profile, dtype))
+    assert isinstance(first, Normal)
+    _, _, ends, more = _extent(partial(at, first), count)
+    per_axis = min(FINE[count], max(int((ROOM / (dim - count) ** 2) ** (1 / count)), 8))
+    entries, _ = at(first, _grid(ends, per_axis))
+    tables = (part.reshape(*count * (per_axis,), *part.shape[1:]) for part in entries)
+    nodes += more + per_axis**count
+    neck = Neck(jnp.asarray(order), first, jnp.asarray(ends, dtype), *tables)
+    return neck, nodes * STOPS.size * (4 * (dim - count) + len(SHORTER))
 
-    def within() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Nodes of a coarse grid, the profile there, and the ends of the part where it is not negligible."""
-        ends = np.array([[-NEAR] * count, [NEAR] * count])
-        while True:
-            y = grid(ends, COARSE[count])
-            profile = at(y)[1]
-            high = profile > profile.max() - DEEP
-            open_ends = np.array([np.any(np.isclose(y, end[None]) & high[:, None], axis=0) for end in ends])
-            if not open_ends.any() or np.abs(ends).max() >= FAR:
-                break
-            ends = np.where(open_ends, 2 * ends, ends)
-        if not high.any():  # nowhere is there a mode
-            profile, high = np.zeros(len(y)), np.full(len(y), True)
-        low, top = (np.arcsinh(end(y[high], axis=0)) for end in (np.min, np.max))
-        between = (np.arcsinh(ends[1]) - np.arcsinh(ends[0])) / (COARSE[count] - 1)
-        return y, profile, np.sinh([low - between, top + between])
 
-    y, profile, _ = within()
+def _grid(ends: np.ndarray, per_axis: int) -> np.ndarray:
+    """The nodes of a table: close in the middle, and far out they reach far."""
+    axes = [np.sinh(np.linspace(low, high, per_axis)) for low, high in np.arcsinh(ends).T]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+
+
+def _extent(at: Callable[[np.ndarray], tuple[Entry, np.ndarray]], count: int):
+    """Nodes of a coarse grid, the profile there, the ends of the part where it is not negligible, and how many it took.
+
+    The profile is asked on the whole edge: in a neck of a neck the mass at an end is not where the middle is.
+    """
+    ends, nodes = np.array([[-NEAR] * count, [NEAR] * count]), 0
+    while True:
+        y = _grid(ends, COARSE[count])
+        nodes += len(y)
+        profile = at(y)[1]
+        high = profile > profile.max() - DEEP
+        beyond = np.array([np.any(np.isclose(y, end[None]) & high[:, None], axis=0) for end in ends])
+        if not beyond.any() or np.abs(ends).max() >= FAR:
+            break
+        ends = np.where(beyond, 2 * ends, ends)
+    if not high.any():  # nowhere is there a mode
+        profile, high = np.zeros(len(y)), np.full(len(y), True)
+    low, top = (np.arcsinh(end(y[high], axis=0)) for end in (np.min, np.max))
+    between = (np.arcsinh(ends[1]) - np.arcsinh(ends[0])) / (COARSE[count] - 1)
+    return y, profile, np.sinh([low - between, top + between]), nodes
+
+
+def _moments(y: np.ndarray, profile: np.ndarray, dtype: np.dtype) -> Normal:
+    """The normal distribution with the moments of a profile on nodes of a grid."""
     weights = np.exp(profile - profile.max()) * np.prod(np.hypot(1, y), axis=1)  # in the middle the nodes are closer
     weights /= weights.sum()
     mean = weights @ y
     spread = (weights * (y - mean).T) @ (y - mean)
     spread += np.diag(np.maximum(LEAST**2 - np.diagonal(spread), 0))  # where it lies between two nodes
-    scale = np.asarray(middle.scale) @ np.linalg.cholesky(spread)
-    mean = normal.reparameterise(middle, jnp.asarray(mean, dtype))
-    middle = Normal(mean, jnp.asarray(np.linalg.cholesky(scale @ scale.T), dtype))
+    return Normal(jnp.asarray(mean, dtype), jnp.asarray(np.linalg.cholesky(spread), dtype))
 
-    ends = within()[2]
-    per_axis = min(FINE[count], max(int((ROOM / (dim - count) ** 2) ** (1 / count)), 8))
-    entries, _ = at(grid(ends, per_axis))
-    tables = (part.reshape(*count * (per_axis,), *part.shape[1:]) for part in entries)
-    neck = Neck(jnp.asarray(order), middle, jnp.asarray(ends, dtype), *tables)
-    return neck, nodes * STOPS.size * (4 * (dim - count) + len(SHORTER))
+
+@partial(once, static_argnums=0)
+def _followed(
+    log_density: LogDensity, order: Array | np.ndarray, mean: State, slope: Array, plain: Array, u: Array
+) -> tuple[Entry, Array]:
+    return jax.vmap(partial(_follow, log_density, order, mean, slope, plain))(u)
 
 
 def _follow(
-    log_density: LogDensity, order: np.ndarray, mean: State, slope: Array, plain: np.ndarray, u: State
+    log_density: LogDensity, order: Array | np.ndarray, mean: State, slope: Array, plain: Array, u: State
 ) -> tuple[Entry, Scalar]:
     """The entry of the table at a point, and the profile there: the mode is followed from the middle of the fit."""
-    few = u.size
-    start = mean[order[few:]]
+    middle, start = mean[: u.size], mean[u.size :]
 
     def join(u: State, v: State) -> State:
-        return jnp.zeros(order.size, u.dtype).at[order].set(jnp.concatenate([u, v]))
+        return jnp.zeros(mean.size, u.dtype).at[order].set(jnp.concatenate([u, v]))
 
     def newton(carry: tuple[State, Entry, State, Array], stop: Scalar):
         v, entry, before, _ = carry
-        now = mean[order[:few]] + stop * (u - mean[order[:few]])
+        now = middle + stop * (u - middle)
 
         def loss(v: State) -> Scalar:
             return -log_density(join(now, v))
 
         v = v + slope @ (now - before)
         rough, fine = _curvature(loss, v)
-        slopes = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
-        slopes = jax.scipy.linalg.solve_triangular(fine, slopes, lower=True)
-        step = jax.scipy.linalg.solve_triangular(fine, slopes, lower=True, trans="T")
+        step = jax.scipy.linalg.solve_triangular(rough, jax.grad(loss)(v), lower=True)
+        step = jax.scipy.linalg.cho_solve((fine, True), step)
         step = jax.scipy.linalg.solve_triangular(rough, step, lower=True, trans="T")
         found = _entry(v, rough, fine)
         usable = jnp.all(jnp.array([jnp.isfinite(part).all() for part in (step, *found)]))
@@ -251,13 +260,13 @@ def _follow(
         losses = jax.vmap(loss)(tries)
         best = tries[jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))]
         entry = jax.tree.map(partial(jnp.where, usable), found, (v, *entry[1:]))
-        return (best, entry, now, usable & (slopes @ slopes < CONVERGED)), None
+        return (best, entry, now, usable), None
 
-    entry = _entry(start, jnp.asarray(plain, u.dtype), jnp.eye(start.size, dtype=u.dtype))
-    carry = start, entry, mean[order[:few]], jnp.array(False)
-    (_, entry, _, found), _ = jax.lax.scan(newton, carry, jnp.asarray(STOPS, u.dtype))
+    entry = _entry(start, plain, jnp.eye(start.size, dtype=u.dtype))
+    carry = start, entry, middle, jnp.array(False)
+    (_, entry, _, usable), _ = jax.lax.scan(newton, carry, jnp.asarray(STOPS, u.dtype))
     profile = log_density(join(u, entry[0])) + jnp.sum(entry[2])
-    return entry, jnp.where(found, profile, -jnp.inf)
+    return entry, jnp.where(usable, profile, -jnp.inf)
 
 
 def _entry(mode: State, rough: Array, fine: Array) -> Entry:
