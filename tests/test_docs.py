@@ -58,3 +58,11 @@ def test_module_has_docstring(name):
 @pytest.mark.parametrize("page", PAGES)
 def test_page_is_in_navigation(page):
     assert (ROOT / "mkdocs.yml").read_text().count(f": api/{page}\n") == 1
+
+
+@pytest.mark.parametrize("page", list((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_code_is_read_without_scrolling(page):
+    """Code that is shown has at most 80 columns: as many as fit on the site's widest screen."""
+    code = re.compile(r"^```(?:python|bash|toml)(?! hide)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    lines = [line for shown in code.findall(page.read_text()) for line in shown.splitlines()]
+    assert [line for line in lines if len(line) > 80] == []
