@@ -2,7 +2,7 @@ r"""Coordinates for necks: normal in all coordinates but a few, given these few.
 
 A scale parameter makes a density that is narrow at one end and wide at the other, as Neal's funnel and every centred
 hierarchical model. No affine map makes it round, and walkers do not pass the neck. Given the few coordinates $u$ that
-it is due to, the others, $v$, are often nearly normal. Then
+it is due to, or linear combinations of coordinates, the others, $v$, are often nearly normal. Then
 
 $$ u = m + S y_u, \qquad v = \hat v(u) + H(u)^{-1/2} y_v, $$
 
@@ -15,6 +15,7 @@ modes and curvatures are tabulated on a grid of $u$, and the map takes no evalua
 import itertools
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import TypeAlias
 
 import jax
@@ -38,6 +39,9 @@ LARGE, GAIN = 0.25, 0.2
 
 WEAK = 0.9
 """The part from which it counts, too, however little there is: a second, weaker neck."""
+
+OBLIQUE, TURNS = 0.5, 10
+"""Combinations of coordinates are taken where they leave less than this part of what coordinates do; their turns."""
 
 ROUNDING = 1e-5
 """The variance up to which there is none: a fit of a neck can be so narrow that it sees little."""
@@ -72,7 +76,7 @@ Entry: TypeAlias = tuple[State, Array, State]
 
 
 @typed
-def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"]) -> tuple[int, ...]:
+def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"]) -> Float[Array, "few dim"]:
     r"""The few coordinates given which the others are nearly normal.
 
     Third derivatives of $\log \gamma$ make the log weights of draws $v$ from a normal distribution vary, to first order
@@ -81,7 +85,10 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"
     $$ \mathbb E\left[\bigl(\tfrac16\, D^3 \log \gamma(x)[v, v, v]\bigr)^2\right], $$
 
     here with $x$ from a fit, and $v$ as in the fit given $u$. Coordinates are taken into $u$ one by one, each time the
-    one to which most of it is due, as long as that is a large part.
+    one to which most of it is due, as long as that is a large part. Where much less is left by linear combinations of
+    coordinates, as in a rotated funnel, these are taken. The curvature in $v$ changes along
+    $g = D^3 \log \gamma(x)[v, v, \cdot]$, so they are, where the fit is standard normal, the main axes of
+    $\mathbb E[g g^\top / \lVert g \rVert]$, found by turns, for $v$ depends on them.
 
     Args:
         log_density: The log density.
@@ -89,49 +96,82 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"
         noise: Standard normal noise, of draws from the fit and of directions.
 
     Returns:
-        The indices of the coordinates, that with the largest part first; none if there are no few such.
+        The coordinates, as rows $w_i$ with $u_i = w_i^\top x$, that with the largest part first; no row if there are
+        no few such.
 
     Example:
         >>> from dds import targets
         >>> noise = jax.random.normal(jax.random.key(0), (2, 256, 5))
         >>> neck(targets.funnel(5).log_density, normal.standard(5), noise)
-        (0,)
+        Array([[1., 0., 0., 0., 0.]], dtype=float32)
     """
     dim, factor = fit.mean.size, np.asarray(normal.factor(fit), np.float64)
+    deviations = np.linalg.norm(factor, axis=1)
     points = jax.vmap(partial(normal.reparameterise, fit))(noise[0])
 
-    @once
-    def cubic(points: Array, directions: Array) -> Array:
-        def one(x: State, v: State) -> Scalar:
-            def slope(s: Scalar) -> Scalar:
-                return jnp.vdot(jax.grad(log_density)(x + s * v), v)
+    changes_at = once(in_batches(partial(_change, log_density), 64))
 
-            def bend(s: Scalar) -> Scalar:
-                return jax.jvp(slope, (s,), (jnp.ones_like(s),))[1]
-
-            zero = jnp.zeros((), x.dtype)
-            return jax.jvp(bend, (zero,), (jnp.ones_like(zero),))[1] / 6
-
-        return jnp.mean(in_batches(one, 64)(points, directions) ** 2)
-
-    def left(given: list[int]) -> float:
-        rows = np.linalg.qr(factor[given].T)[0]
+    def left(few: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        rows = np.linalg.qr((few @ factor).T)[0]
         free = noise[1] - (noise[1] @ rows) @ rows.T
-        return float(cubic(points, jnp.asarray(free @ factor.T, points.dtype)))
+        changes = np.asarray(changes_at(points, jnp.asarray(free @ factor.T, points.dtype)), np.float64) @ factor
+        return float(np.mean((np.sum(changes * free, axis=1) / 6) ** 2)), changes, few
 
-    few: list[int] = []
-    rest = left(few)
+    def oblique(count: int, changes: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """As many directions along which the curvature of the others changes most: those are others after each turn."""
+        tries, others, last = [], dim - count, np.zeros((0, dim))
+        for _ in range(TURNS):
+            changes = np.nan_to_num(changes, posinf=0.0, neginf=0.0)
+            lengths = np.linalg.norm(changes, axis=1, keepdims=True)
+            main = np.linalg.svd(changes / np.sqrt(lengths + (lengths == 0)), full_matrices=False)[2][:count]
+            # In a funnel they go too far, by two over the number of the others.
+            last = np.linalg.svd(np.vstack([main, np.sqrt(2 / others) * last]), full_matrices=False)[2][:count]
+            rows = np.linalg.solve(factor.T, last.T).T
+            tries.append(left(rows / np.abs(rows).max(axis=1, keepdims=True)))
+            changes = tries[-1][1]
+            if tries[-1][0] <= ROUNDING:
+                break
+        return min(tries, key=itemgetter(0))
+
+    rest, all_changes, few = left(np.zeros((0, dim)))
     while len(few) < min(MOST, dim - 1) and not rest <= ROUNDING:
-        less, worst = min((left([*few, i]), i) for i in range(dim) if i not in few)
-        if rest - less < min(max(LARGE * rest, GAIN if dim > MOST + 1 else 0.0), WEAK * rest):
+        taken, count = _reduced(few, deviations)[0], len(few) + 1
+        best = min((left(np.vstack([few, np.eye(dim)[i]])) for i in range(dim) if i not in taken), key=itemgetter(0))
+        if best[0] > ROUNDING:
+            other = min((oblique(count, changes) for changes in (all_changes, best[1])), key=itemgetter(0))
+            best = other if other[0] < OBLIQUE * best[0] else best
+        if rest - best[0] < min(max(LARGE * rest, GAIN if dim > MOST + 1 else 0.0), WEAK * rest):
             break
-        few.append(worst)
-        rest = less
-    return tuple(few) if rest <= NORMAL else ()
+        rest, _, few = best
+    return jnp.asarray(few if rest <= NORMAL else few[:0], fit.mean.dtype)
+
+
+def _change(log_density: LogDensity, x: State, v: State) -> State:
+    """How the curvature in a direction `v` changes with the point: the third derivative but for one direction."""
+
+    def slope(s: Scalar) -> State:
+        return jax.grad(log_density)(x + s * v)
+
+    def bend(s: Scalar) -> State:
+        return jax.jvp(slope, (s,), (jnp.ones_like(s),))[1]
+
+    zero = jnp.zeros((), x.dtype)
+    return jax.jvp(bend, (zero,), (jnp.ones_like(zero),))[1]
+
+
+def _reduced(few: np.ndarray, deviations: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """A coordinate for each row, and rows with the same span that are one there, and zero at those of the others."""
+    rows, taken = few.copy(), []
+    for i in range(len(rows)):
+        taken.append(int(np.argmax(np.abs(rows[i]) * deviations)))
+        rows[i] /= rows[i, taken[i]]
+        others = np.arange(len(rows)) != i
+        rows[others] -= rows[others, taken[i], None] * rows[i]
+    return taken, rows
 
 
 @typed
-def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tuple[Neck, int]:
+def tabulate(log_density: LogDensity, fit: Normal, few: Float[Array, "few dim"]) -> tuple[Neck, int]:
     r"""The table of $\hat v(u)$ and $H(u)^{-1/2}$ on a grid of $u$, and the evaluations of the density it took.
 
     Each mode is found by Newton steps that follow it from the middle of the fit. Where the curvature is not positive
@@ -142,40 +182,45 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
     Args:
         log_density: The log density.
         fit: A normal fit.
-        few: The coordinates $u$.
+        few: The coordinates, as rows $w_i$ with $u_i = w_i^\top x$. Rows with the same span are tabulated, in which
+            one coordinate has the factor one, and zero in the others.
 
     Returns:
         The table, and the evaluations; a product of the Hessian with a vector counts as two.
 
     Raises:
-        ValueError: If `few` are not one to three of the coordinates, and not all.
+        ValueError: If `few` are not one to three independent rows, fewer than dimensions.
 
     Example:
         >>> from dds import targets
         >>> table, evaluations = tabulate(
-        ...     targets.funnel(3).log_density, normal.standard(3), (0,)
+        ...     targets.funnel(3).log_density, normal.standard(3), jnp.eye(3)[:1]
         ... )
         >>> table.order.tolist(), table.columns.shape
         ([0, 1, 2], (128, 2, 2))
     """
-    dim, count, dtype = fit.mean.size, len(few), fit.mean.dtype
-    good = len(set(few)) == count and 0 < count < dim and count <= MOST and all(0 <= i < dim for i in few)
-    require(good, "few", few, f"one to {MOST} of the coordinates 0 to {dim - 1}, and not all")
-    order = np.concatenate([few, np.setdiff1d(np.arange(dim), few)])
-    covariance = np.asarray(normal.factor(fit) @ normal.factor(fit).T, np.float64)[np.ix_(order, order)]
+    dim, count, dtype, rows = fit.mean.size, len(few), fit.mean.dtype, np.asarray(few, np.float64)
+    good = 0 < count < dim and count <= MOST and np.isfinite(rows).all() and np.linalg.matrix_rank(rows) == count
+    require(bool(good), "few", few, f"one to {MOST} independent rows, fewer than {dim}")
+    covariance = np.asarray(normal.factor(fit) @ normal.factor(fit).T, np.float64)
+    taken, rows = _reduced(rows, np.sqrt(np.diagonal(covariance)))
+    order = np.concatenate([taken, np.setdiff1d(np.arange(dim), taken)])
+    turn = np.concatenate([rows, np.eye(dim)[order[count:]]])
+    covariance = turn @ covariance @ turn.T
     own, mixed = covariance[:count, :count], covariance[count:, :count]
     slope = np.linalg.solve(own, mixed.T).T
     plain = np.linalg.cholesky(np.linalg.inv(covariance[count:, count:] - slope @ mixed.T))
-    given = [jnp.asarray(part, dtype) for part in (fit.mean[order], slope, plain)]
+    parts = rows[:, order[count:]], turn @ np.asarray(fit.mean, np.float64), slope, plain
+    shear, mean, *given = (jnp.asarray(part, dtype) for part in parts)
 
     def at(middle: Normal, y: np.ndarray) -> tuple[Entry, np.ndarray]:
         filled = np.resize(y, (-(-len(y) // BLOCK) * BLOCK, count))
         u = jnp.asarray(filled, dtype) @ middle.scale.T + middle.mean[None]
-        parts = [_followed(log_density, order, *given, u[i : i + BLOCK]) for i in range(0, len(u), BLOCK)]
+        parts = [_followed(log_density, order, shear, mean, *given, u[i : i + BLOCK]) for i in range(0, len(u), BLOCK)]
         entries, profile = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: len(y)], *parts)
         return entries, np.nan_to_num(np.asarray(profile, np.float64), nan=-np.inf)
 
-    first = Normal(given[0][:count], jnp.asarray(np.linalg.cholesky(own), dtype))
+    first = Normal(mean[:count], jnp.asarray(np.linalg.cholesky(own), dtype))
     y, profile, _, nodes = _extent(partial(at, first), count)
     first = normal.compose(first, _moments(y, profile, dtype))
     assert isinstance(first, Normal)
@@ -184,7 +229,7 @@ def tabulate(log_density: LogDensity, fit: Normal, few: tuple[int, ...]) -> tupl
     entries, _ = at(first, _grid(ends, per_axis))
     tables = (part.reshape(*count * (per_axis,), *part.shape[1:]) for part in entries)
     nodes += more + per_axis**count
-    neck = Neck(jnp.asarray(order), first, jnp.asarray(ends, dtype), *tables)
+    neck = Neck(jnp.asarray(order), shear, first, jnp.asarray(ends, dtype), *tables)
     return neck, nodes * STOPS.size * (4 * (dim - count) + len(SHORTER))
 
 
@@ -228,19 +273,21 @@ def _moments(y: np.ndarray, profile: np.ndarray, dtype: np.dtype) -> Normal:
 
 @partial(once, static_argnums=0)
 def _followed(
-    log_density: LogDensity, order: Array | np.ndarray, mean: State, slope: Array, plain: Array, u: Array
+    log_density: LogDensity, order: np.ndarray, shear: Array, mean: State, slope: Array, plain: Array, u: Array
 ) -> tuple[Entry, Array]:
-    return jax.vmap(partial(_follow, log_density, order, mean, slope, plain))(u)
+    return jax.vmap(partial(_follow, log_density, partial(_join, order, shear), mean, slope, plain))(u)
+
+
+def _join(order: Array | np.ndarray, shear: Array, u: State, v: State) -> State:
+    """The point with such few coordinates, and such others."""
+    return jnp.zeros(order.size, v.dtype).at[order].set(jnp.concatenate([u - shear @ v, v]))
 
 
 def _follow(
-    log_density: LogDensity, order: Array | np.ndarray, mean: State, slope: Array, plain: Array, u: State
+    log_density: LogDensity, join: Callable[[State, State], State], mean: State, slope: Array, plain: Array, u: State
 ) -> tuple[Entry, Scalar]:
     """The entry of the table at a point, and the profile there: the mode is followed from the middle of the fit."""
     middle, start = mean[: u.size], mean[u.size :]
-
-    def join(u: State, v: State) -> State:
-        return jnp.zeros(mean.size, u.dtype).at[order].set(jnp.concatenate([u, v]))
 
     def newton(carry: tuple[State, Entry, State, Array], stop: Scalar):
         v, entry, before, _ = carry
@@ -296,8 +343,8 @@ def bijection(neck: Neck) -> Bijection:
 
     Example:
         >>> from dds import targets
-        >>> target = targets.funnel(3)
-        >>> place = bijection(tabulate(target.log_density, normal.standard(3), (0,))[0])
+        >>> target, few = targets.funnel(3), jnp.eye(3)[:1]
+        >>> place = bijection(tabulate(target.log_density, normal.standard(3), few)[0])
         >>> flat = normal.pull_back(place, target.log_density)
         >>> [
         ...     round(
@@ -310,8 +357,8 @@ def bijection(neck: Neck) -> Bijection:
         ... ]
         [-1.0, -1.0]
     """
-    order, first, ends = neck.order, neck.first, neck.ends
-    few, dim = first.mean.size, order.size
+    first, ends = neck.first, neck.ends
+    few, dim = first.mean.size, neck.order.size
     last = np.array(neck.modes.shape[:few]) - 1
     first_node = jnp.arcsinh(ends[0])  # the nodes are equally spaced there: close in the middle, and far out they reach
     step = (jnp.arcsinh(ends[1]) - first_node) / last
@@ -331,11 +378,11 @@ def bijection(neck: Neck) -> Bijection:
         shares, mode, columns, log_lengths = around(y[:few])
         u = normal.reparameterise(first, y[:few])
         v = mode + shares @ (columns @ (jnp.exp(log_lengths) * y[few:]))
-        x = jnp.zeros(dim, y.dtype).at[order].set(jnp.concatenate([u, v]))
-        return x, normal.log_determinant(first) + jnp.sum(log_lengths)
+        return _join(neck.order, neck.shear, u, v), normal.log_determinant(first) + jnp.sum(log_lengths)
 
     def inverse(x: State) -> tuple[State, Scalar]:
-        u, v = x[order[:few]], x[order[few:]]
+        v = x[neck.order[few:]]
+        u = x[neck.order[:few]] + neck.shear @ v
         y = normal.standardise(first, u)
         shares, mode, columns, log_lengths = around(y)
         joined = jnp.tensordot(shares, columns, axes=1)

@@ -435,8 +435,8 @@ def _prior(log_shares: Array, *rest: Array) -> Mixture | Product:
     return mixture if log_shares.ndim == 1 else Product(mixture)
 
 
-def _neck(order: Array, mean: Array, scale: Array, *rest: Array) -> Neck:
-    return Neck(order, Normal(mean, scale), *rest)
+def _neck(order: Array, shear: Array, mean: Array, scale: Array, *rest: Array) -> Neck:
+    return Neck(order, shear, Normal(mean, scale), *rest)
 
 
 @typed

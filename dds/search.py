@@ -141,19 +141,24 @@ def search(
     draw = adaptation.rounds(log_density, one.coordinates, DRAWS)
     first = draw(first_key, prior)
     one = _tried(one._replace(prior=prior), first)
-    if _suffices(first.log_weights, precision):
-        log_weights = [first.log_weights]
-        if first.ess <= GOOD:  # so few draws can look better than they are
-            log_weights += [draw(jax.random.fold_in(first_key, i), prior).log_weights for i in range(3)]
-            one = one._replace(evaluations=one.evaluations + 3 * DRAWS)
-        if _suffices(jnp.concatenate(log_weights), precision):
+    enough = _suffices(first.log_weights, precision)
+    if enough and first.ess > GOOD:
+        return one
+    if enough:  # so few draws can look better than they are
+        more = [draw(jax.random.fold_in(first_key, i), prior).log_weights for i in range(3)]
+        one = one._replace(evaluations=one.evaluations + 3 * DRAWS)
+        log_weights = jnp.concatenate([first.log_weights, *more])
+        enough = _suffices(log_weights, precision)
+        if enough and estimators.pareto_k(log_weights) <= 0:  # bounded: no end of a neck is missed
             return one
     neck = None
     if fitted and dim >= 2 and branches <= BRANCHES:
-        neck = _with_neck(neck_key, log_density, fit, one)
+        neck = _with_neck(neck_key, log_density, fit, one, precision if enough else None)
         one = one._replace(evaluations=neck.evaluations)
         if neck.neck is not None and neck.ess > GOOD:
             return neck
+    if enough:
+        return one
     one = with_prior(one, adaptation.adapt(adapt_key, draw, prior, wide=wide), one.ess)
     if one.ess <= GOOD and len(found.points):
         one = _with_own_tails(tails_key, draw, one, wide)
@@ -290,16 +295,19 @@ def _suffices(log_weights: LogWeights, precision: float) -> bool:
     return ess > estimators.POOR and error < precision / 2 and estimators.pareto_k(log_weights) < 0.6
 
 
-def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found) -> Found:
-    """In the coordinates of a neck, if there is one, and they are good (`WORTH`) and not much worse (`SURE`)."""
+def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found, precision: float | None) -> Found:
+    """In the coordinates of a neck, if there is one, and they are good (`WORTH`) and not much worse (`SURE`).
+
+    With a precision, if what was found suffices for that, they have to, too.
+    """
     noise_key, adapt_key, check_key = split(key, 3)
     dim = fit.mean.size
     few = conditional.neck(log_density, fit, noise(noise_key, (2, PROBES, dim), fit.mean.dtype))
-    evaluations = found.evaluations + PROBES * dim * (len(few) + 1)
-    if not few:
+    evaluations = found.evaluations + PROBES * (dim + 2 * conditional.TURNS) * (len(few) + 1)
+    if not len(few):
         return found._replace(evaluations=evaluations)
 
-    def adapted_to(few: tuple[int, ...]) -> tuple[Adapted, Neck, adaptation.Draw]:
+    def adapted_to(few: Array) -> tuple[Adapted, Neck, adaptation.Draw]:
         nonlocal evaluations
         neck, spent = conditional.tabulate(log_density, fit, few)
         draw = adaptation.rounds(log_density, conditional.bijection(neck), DRAWS)
@@ -313,7 +321,8 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
         tries.append(adapted_to(few[:1]))
     (mixture, ess, _), neck, draw = max(tries, key=lambda tried: tried[0].ess)
     assert isinstance(mixture, Mixture)
-    prior, missed = mixtures.extend(mixture, dim), 0.0
+    prior, missed, drawn = mixtures.extend(mixture, dim), 0.0, draw(check_key, mixture)
+    evaluations += DRAWS
     if found.several_modes:  # what looks like a second mode is often the neck itself
 
         @once
@@ -326,11 +335,14 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
 
             return in_batches(one, 64)(points)
 
-        log_z = estimators.log_z(draw(check_key, mixture).log_weights).value
+        log_z = estimators.log_z(drawn.log_weights).value
         shares, spent, weighed = exploration.uncovered(log_density, weigh, float(log_z), found.modes)
-        missed, evaluations = float(shares.sum()), evaluations + spent + DRAWS + weighed
-    if ess < max(WORTH, SURE * found.ess) or missed > np.exp(-RELEVANT / 2):
+        missed, evaluations = float(shares.sum()), evaluations + spent + weighed
+    worse = precision is not None and not _suffices(drawn.log_weights, precision)
+    if worse or ess < max(WORTH, SURE * found.ess) or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
-    few = neck.order[: neck.first.mean.size].tolist()
-    finding = f"one mode, nearly normal given coordinate{'s' * (len(few) > 1)} {', '.join(map(str, few))}"
+    own = [f"coordinate {i}" for i in neck.order[: len(neck.shear)].tolist()]
+    slanted = jnp.any(neck.shear != 0, axis=1).tolist()
+    names = ["a combination of coordinates" if mixed else name for name, mixed in zip(own, slanted, strict=True)]
+    finding = f"one mode, nearly normal given {' and '.join(names)}"
     return Found(fit, prior, neck, ess, True, found.modes, False, finding, evaluations)

@@ -97,7 +97,8 @@ class Neck(NamedTuple):
     """What coordinates of a neck are made of (`dds.conditional`): modes and scales, given a few coordinates.
 
     Attributes:
-        order: The coordinates: the few, then the others.
+        order: The coordinates: one for each of the few, then the others.
+        shear: What the few are more than these: `shear` times the others, zero where they are coordinates themselves.
         first: The distribution by which the few are standardised.
         ends: The ends of the table along each of their axes, standardised.
         modes: The mode of the others at each node.
@@ -106,6 +107,7 @@ class Neck(NamedTuple):
     """
 
     order: Int[Array, " dim"]
+    shear: Float[Array, "few others"]
     first: Normal
     ends: Float[Array, "2 few"]
     modes: Float[Array, "*nodes others"]

@@ -54,7 +54,7 @@ def _with_mixture(log_density, place):
 
 
 def _conditional(log_density, place):
-    neck, _ = conditional.tabulate(log_density, place, (0,))
+    neck, _ = conditional.tabulate(log_density, place, jnp.eye(place.mean.size)[:1])
     return families.learned(log_density, schedules.linear(STEPS, total=1.5), conditional.bijection(neck), width=8)
 
 

@@ -124,7 +124,7 @@ def test_a_loaded_result_can_be_trained_further(result, tmp_path):
 
 def test_a_plan_with_a_neck_is_kept(tmp_path):
     target = dds.targets.funnel(3)
-    neck, _ = conditional.tabulate(target.log_density, normal.standard(3), (0,))
+    neck, _ = conditional.tabulate(target.log_density, normal.standard(3), jnp.eye(3)[:1])
     prior = mixtures.extend(mixtures.of_normal(normal.standard(1)), 3)
     plan = recipes.Plan("importance", "it", recipes.NO_STEPS, normal.standard(3), prior=prior, neck=neck)
     storage.save(tmp_path / "plan.npz", recipes.arrays_of(plan), header=recipes.describe(plan))

@@ -216,7 +216,7 @@ def test_the_ladder_ends_with_particles_where_there_are_any(monkeypatch):
 @pytest.mark.slow
 def test_what_is_trained_runs_in_the_coordinates_of_a_neck():
     target = dds.targets.funnel(4)
-    neck, _ = conditional.tabulate(target.log_density, normal.standard(4), (0,))
+    neck, _ = conditional.tabulate(target.log_density, normal.standard(4), jnp.eye(4)[:1])
     prior = mixtures.of_normal(normal.standard(4))
     found = search.Found(normal.standard(4), prior, neck, 0.1, True, modes.none(4), False, "", 0)
     rungs = list(recipes.ladder(KEY, target, found))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import problem_set
 import pytest
+import scipy.stats
 from jax.scipy.stats import norm
 
 from dds import (
@@ -141,21 +142,42 @@ def test_without_a_neck_the_prior_is_the_adapted_one(monkeypatch):
 
 
 def test_a_neck_is_to_be_good_and_not_much_worse_than_what_there_is(monkeypatch):
-    table = conditional.tabulate(a_funnel, normal.standard(3), (0,))
-    monkeypatch.setattr(conditional, "neck", lambda *arguments: (0,))
+    table = conditional.tabulate(a_funnel, normal.standard(3), jnp.eye(3)[:1])
+    monkeypatch.setattr(conditional, "neck", lambda *arguments: jnp.eye(3)[:1])
     monkeypatch.setattr(conditional, "tabulate", lambda *arguments: table)
     prior = mixtures.of_normal(normal.standard(3))
     for before, ess, taken in ((0.1, 0.29, False), (0.1, 0.31, True), (0.9, 0.44, False), (0.9, 0.46, True)):
         adapted = adaptation.Adapted(mixtures.of_normal(normal.standard(1)), ess, 1)
         monkeypatch.setattr(adaptation, "adapt", lambda *arguments, adapted=adapted: adapted)
         found = search.Found(normal.standard(3), prior, None, before, True, modes.none(3), False, "", 0)
-        neck = search._with_neck(jax.random.key(0), a_funnel, normal.standard(3), found)
+        neck = search._with_neck(jax.random.key(0), a_funnel, normal.standard(3), found, None)
         assert (neck.neck is not None, neck.ess) == (taken, ess if taken else before)
         assert neck.evaluations > table[1]
+    # Where what was found suffices, it has to, too.
+    for enough in (False, True):
+        monkeypatch.setattr(search, "_suffices", lambda *arguments, enough=enough: enough)
+        neck = search._with_neck(jax.random.key(0), a_funnel, normal.standard(3), found, 0.01)
+        assert (neck.neck is not None) == enough
+
+
+@pytest.mark.parametrize(("tail", "tried"), [(-0.1, 0), (0.3, 1)])
+def test_a_neck_is_looked_for_where_what_suffices_could_miss_its_end(monkeypatch, tail, tried):
+    precisions = []
+
+    def with_neck(key, log_density, fit, found, precision):
+        precisions.append(precision)
+        return found
+
+    monkeypatch.setattr(search, "GOOD", 1.1)
+    monkeypatch.setattr(search, "_suffices", lambda *arguments: True)
+    monkeypatch.setattr(search, "_with_neck", with_neck)
+    monkeypatch.setattr(estimators, "pareto_k", lambda log_weights: tail)
+    assert search.search(jax.random.key(0), one_mode, WIDE, precision=0.02).neck is None
+    assert precisions == [0.02] * tried
 
 
 def test_where_the_first_coordinate_alone_is_better_it_is_taken(monkeypatch):
-    monkeypatch.setattr(conditional, "neck", lambda *arguments: (0, 1))
+    monkeypatch.setattr(conditional, "neck", lambda *arguments: jnp.eye(3)[:2])
     found = search.Found(
         normal.standard(3), mixtures.of_normal(normal.standard(3)), None, 0.1, True, modes.none(3), False, "", 0
     )
@@ -164,7 +186,7 @@ def test_where_the_first_coordinate_alone_is_better_it_is_taken(monkeypatch):
         return adaptation.Adapted(prior, 0.6 if prior.means.shape[1] == 1 else 0.4, 1)
 
     monkeypatch.setattr(adaptation, "adapt", adapt)
-    neck = search._with_neck(jax.random.key(0), a_funnel, normal.standard(3), found)
+    neck = search._with_neck(jax.random.key(0), a_funnel, normal.standard(3), found, None)
     assert neck.finding == "one mode, nearly normal given coordinate 0"
 
 
@@ -183,6 +205,22 @@ def test_a_funnel():
         assert abs(terms.mean() - 0.02275) < 6 * terms.std() / np.sqrt(COUNT)
     assert remedies.extend(jax.random.key(1), a_funnel, found, jnp.zeros((20, 3))) is found
     assert remedies.temper(jax.random.key(1), a_funnel, normal.standard(3), found) is found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [3, 6])
+def test_a_rotated_funnel(dim):
+    rotation = jnp.asarray(scipy.stats.ortho_group.rvs(dim, random_state=dim), jnp.float32)
+    funnel = targets.funnel(dim, scale=2.0).log_density
+    found = search.search(jax.random.key(0), lambda x: funnel(rotation @ x), normal.standard(dim))
+    assert found.finding == "one mode, nearly normal given a combination of coordinates"
+    assert found.ess > 0.8
+    x, ratio = drawn(lambda x: funnel(rotation @ x) + LOG_Z, found)
+    requires_z(ratio)
+    v = x @ rotation[0]
+    for beyond in (v < -4, v > 4):
+        terms = ratio * beyond
+        assert abs(terms.mean() - 0.02275) < 6 * terms.std() / np.sqrt(COUNT)
 
 
 @pytest.mark.slow
@@ -249,7 +287,7 @@ def test_a_weaker_neck_among_the_other_coordinates_is_straightened():
         return necks + norm.logpdf(x[2], 0, jnp.exp(x[0] / 2)) + norm.logpdf(x[3:], 0, jnp.exp(x[1] / 2)).sum() + LOG_Z
 
     place = normal.standard(6)
-    neck, _ = conditional.tabulate(log_density, place, (0,))
+    neck, _ = conditional.tabulate(log_density, place, jnp.eye(place.mean.size)[:1])
     prior = mixtures.of_normal(normal.standard(6), mixtures.FREEDOM)
     found = search.search(jax.random.key(0), one_mode, WIDE)._replace(coordinates=place, neck=neck, prior=prior)
     straight = remedies.straighten(jax.random.key(1), log_density, found)

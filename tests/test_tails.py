@@ -84,7 +84,7 @@ def test_rounding_far_out_is_no_mass():
 @pytest.mark.slow
 def test_the_far_end_of_a_neck_in_coordinates_that_know_of_it():
     funnel = dds.targets.funnel(4)
-    place = conditional.bijection(conditional.tabulate(funnel.log_density, normal.standard(4), (0,))[0])
+    place = conditional.bijection(conditional.tabulate(funnel.log_density, normal.standard(4), jnp.eye(4)[:1])[0])
     # Draws whose first coordinate is half as wide as the target's: its tails are never drawn.
     y = 0.5 * jax.random.normal(jax.random.key(0), (COUNT, 1))
     y = jnp.concatenate([y, jax.random.normal(jax.random.key(1), (COUNT, 3))], axis=1)

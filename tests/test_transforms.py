@@ -100,7 +100,9 @@ def cases():
 
     nodes = jnp.linspace(-1.0, 1.0, 5)[:, None]
     scalar = Normal(jnp.zeros(1), jnp.ones((1, 1)))
-    neck = Neck(jnp.array([1, 0]), scalar, jnp.array([[-3.0], [3.0]]), nodes**2, jnp.ones((5, 1, 1)), nodes)
+    neck = Neck(
+        jnp.array([1, 0]), jnp.array([[0.5]]), scalar, jnp.array([[-3.0], [3.0]]), nodes**2, jnp.ones((5, 1, 1)), nodes
+    )
 
     def there_and_back(modes, y):
         place = conditional.bijection(neck._replace(modes=modes))
