@@ -15,8 +15,8 @@ modes and curvatures are tabulated on a grid of $u$, and the map takes no evalua
 import itertools
 from collections.abc import Callable
 from functools import partial
-from operator import itemgetter
-from typing import TypeAlias
+from operator import attrgetter
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,14 @@ Entry: TypeAlias = tuple[State, Array, State]
 """What is tabulated at a node: the mode, and the columns and the logarithms of their lengths."""
 
 
+class _Left(NamedTuple):
+    """What is left of the variance of log weights, given a few coordinates; how the curvature of the others changes."""
+
+    variance: float
+    changes: np.ndarray
+    few: np.ndarray
+
+
 @typed
 def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"]) -> Float[Array, "few dim"]:
     r"""The few coordinates given which the others are nearly normal.
@@ -85,8 +93,8 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"
     $$ \mathbb E\left[\bigl(\tfrac16\, D^3 \log \gamma(x)[v, v, v]\bigr)^2\right], $$
 
     here with $x$ from a fit, and $v$ as in the fit given $u$. Coordinates are taken into $u$ one by one, each time the
-    one to which most of it is due, as long as that is a large part. Where much less is left by linear combinations of
-    coordinates, as in a rotated funnel, these are taken. The curvature in $v$ changes along
+    one to which most of it is due, as long as that is a large part. Where linear combinations of coordinates leave
+    much less, as in a rotated funnel, these are taken. The curvature in $v$ changes along
     $g = D^3 \log \gamma(x)[v, v, \cdot]$, so they are, where the fit is standard normal, the main axes of
     $\mathbb E[g g^\top / \lVert g \rVert]$, found by turns, for $v$ depends on them.
 
@@ -106,44 +114,53 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"
         Array([[1., 0., 0., 0., 0.]], dtype=float32)
     """
     dim, factor = fit.mean.size, np.asarray(normal.factor(fit), np.float64)
-    deviations = np.linalg.norm(factor, axis=1)
     points = jax.vmap(partial(normal.reparameterise, fit))(noise[0])
 
     changes_at = once(in_batches(partial(_change, log_density), 64))
 
-    def left(few: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    def left(few: np.ndarray) -> _Left:
         rows = np.linalg.qr((few @ factor).T)[0]
         free = noise[1] - (noise[1] @ rows) @ rows.T
         changes = np.asarray(changes_at(points, jnp.asarray(free @ factor.T, points.dtype)), np.float64) @ factor
-        return float(np.mean((np.sum(changes * free, axis=1) / 6) ** 2)), changes, few
+        return _Left(float(np.mean((np.sum(changes * free, axis=1) / 6) ** 2)), changes, few)
 
-    def oblique(count: int, changes: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """As many directions along which the curvature of the others changes most: those are others after each turn."""
-        tries, others, last = [], dim - count, np.zeros((0, dim))
-        for _ in range(TURNS):
-            changes = np.nan_to_num(changes, posinf=0.0, neginf=0.0)
-            lengths = np.linalg.norm(changes, axis=1, keepdims=True)
-            main = np.linalg.svd(changes / np.sqrt(lengths + (lengths == 0)), full_matrices=False)[2][:count]
-            # In a funnel they go too far, by two over the number of the others.
-            last = np.linalg.svd(np.vstack([main, np.sqrt(2 / others) * last]), full_matrices=False)[2][:count]
-            rows = np.linalg.solve(factor.T, last.T).T
-            tries.append(left(rows / np.abs(rows).max(axis=1, keepdims=True)))
-            changes = tries[-1][1]
-            if tries[-1][0] <= ROUNDING:
+    def grown(one_more: Callable[[list[_Left]], _Left]) -> list[_Left]:
+        steps = [left(np.zeros((0, dim)))]
+        while len(steps) <= min(MOST, dim - 1) and not (rest := steps[-1].variance) <= ROUNDING:
+            best = one_more(steps)
+            if rest - best.variance < min(max(LARGE * rest, GAIN if dim > MOST + 1 else 0.0), WEAK * rest):
                 break
-        return min(tries, key=itemgetter(0))
+            steps.append(best)
+        return steps
 
-    rest, all_changes, few = left(np.zeros((0, dim)))
-    while len(few) < min(MOST, dim - 1) and not rest <= ROUNDING:
-        taken, count = _reduced(few, deviations)[0], len(few) + 1
-        best = min((left(np.vstack([few, np.eye(dim)[i]])) for i in range(dim) if i not in taken), key=itemgetter(0))
-        if best[0] > ROUNDING:
-            other = min((oblique(count, changes) for changes in (all_changes, best[1])), key=itemgetter(0))
-            best = other if other[0] < OBLIQUE * best[0] else best
-        if rest - best[0] < min(max(LARGE * rest, GAIN if dim > MOST + 1 else 0.0), WEAK * rest):
-            break
-        rest, _, few = best
-    return jnp.asarray(few if rest <= NORMAL else few[:0], fit.mean.dtype)
+    def coordinate(steps: list[_Left]) -> _Left:
+        few = steps[-1].few
+        rows = (row for row in np.eye(dim) if not (few @ row).any())
+        return min((left(np.vstack([few, row])) for row in rows), key=attrgetter("variance"))
+
+    def combinations(steps: list[_Left]) -> _Left:
+        count, tries = len(steps), []
+        for start in {0, min(count, len(coordinates) - 1)}:
+            changes, last = coordinates[start].changes, np.zeros((0, dim))
+            for _ in range(TURNS):
+                changes = np.nan_to_num(changes, posinf=0.0, neginf=0.0)
+                lengths = np.linalg.norm(changes, axis=1, keepdims=True)
+                main = np.linalg.svd(changes / np.sqrt(lengths + (lengths == 0)), full_matrices=False)[2][:count]
+                # In a funnel they turn too far, by two over the number of the other coordinates.
+                main = np.vstack([main, np.sqrt(2 / (dim - count)) * last])
+                last = np.linalg.svd(main, full_matrices=False)[2][:count]
+                rows = np.linalg.solve(factor.T, last.T).T
+                tries.append(left(rows / np.abs(rows).max(axis=1, keepdims=True)))
+                changes = tries[-1].changes
+                if tries[-1].variance <= ROUNDING:
+                    break
+        return min(tries, key=attrgetter("variance"))
+
+    coordinates = grown(coordinate)
+    best = coordinates[-1]
+    if best.variance > ROUNDING and (other := grown(combinations)[-1]).variance < OBLIQUE * best.variance:
+        best = other
+    return jnp.asarray(best.few if best.variance <= NORMAL else best.few[:0], fit.mean.dtype)
 
 
 def _change(log_density: LogDensity, x: State, v: State) -> State:

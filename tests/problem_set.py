@@ -156,15 +156,16 @@ def counts_in_groups():
     return of(log_density, 12, grid(marginal, (-5, 6), (-13, 2.5), points=81), 3.0)
 
 
-def funnel(dim, rotate=False):
-    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(dim, dim)))[0] if rotate else np.eye(dim)
+def funnel(dim, rotate=False, count=1):
+    """As many funnels side by side, and rotated together."""
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(count * dim,) * 2))[0] if rotate else np.eye(dim)
     rotation = jnp.asarray(rotation, float)
 
     def log_density(z):
-        x = rotation @ z
-        return norm.logpdf(x[0], 0, 3) + norm.logpdf(x[1:], 0, jnp.exp(x[0] / 2)).sum()
+        x = (rotation @ z).reshape(count, dim)
+        return norm.logpdf(x[:, 0], 0, 3).sum() + norm.logpdf(x[:, 1:], 0, jnp.exp(x[:, :1] / 2)).sum()
 
-    return of(log_density, dim, 0.0)
+    return of(log_density, count * dim, 0.0)
 
 
 def student(dim, nu, scale=1.0):
@@ -632,6 +633,7 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "funnel, 5-d": lambda: funnel(5),
     "funnel, 20-d": lambda: funnel(20),
     "rotated funnel, 5-d": lambda: funnel(5, rotate=True),
+    "three rotated funnels, 12-d": lambda: funnel(4, rotate=True, count=3),
     "t with 3, 10-d": lambda: student(10, 3),
     "t with 2, 20-d": lambda: student(20, 2),
     "Cauchy, 5-d": lambda: student(5, 1),

@@ -134,7 +134,7 @@ def in_place(neck, target, y):
 SLANTED = jnp.array([[1.0, 0.5, -2.0, 0.3], [0.0, 3.0, 1.0, 2.0]])
 
 
-@pytest.mark.parametrize("few", [axes(4, 2), axes(4, 3, 0), axes(4, 1, 2, 3), SLANTED[:1], SLANTED])
+@pytest.mark.parametrize("few", [axes(4, 3, 0), axes(4, 1, 2, 3), SLANTED])
 def test_inverse_and_log_determinant(float64, few):
     neck, _ = conditional.tabulate(curved, correlated_fit(), few)
     place = conditional.bijection(neck)
@@ -163,7 +163,7 @@ def test_inverse_and_log_determinant(float64, few):
         np.testing.assert_allclose(x @ few.T, first, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("dim", "position"), [(2, 0), (5, 0), (5, 3)])
+@pytest.mark.parametrize(("dim", "position"), [(2, 0), (5, 3)])
 def test_the_funnel_is_normal_in_these_coordinates(float64, dim, position):
     funnel = targets.funnel(dim, scale=WIDTH).log_density
     neck, evaluations = conditional.tabulate(
