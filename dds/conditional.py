@@ -114,18 +114,17 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"
         Array([[1., 0., 0., 0., 0.]], dtype=float32)
     """
     dim, factor = fit.mean.size, np.asarray(normal.factor(fit), np.float64)
-    points = jax.vmap(partial(normal.reparameterise, fit))(noise[0])
-
+    points, directions = jax.vmap(partial(normal.reparameterise, fit))(noise[0]), np.asarray(noise[1], np.float64)
     changes_at = once(in_batches(partial(_change, log_density), 64))
 
     def left(few: np.ndarray) -> _Left:
         rows = np.linalg.qr((few @ factor).T)[0]
-        free = noise[1] - (noise[1] @ rows) @ rows.T
+        free = directions - (directions @ rows) @ rows.T
         changes = np.asarray(changes_at(points, jnp.asarray(free @ factor.T, points.dtype)), np.float64) @ factor
         return _Left(float(np.mean((np.sum(changes * free, axis=1) / 6) ** 2)), changes, few)
 
     def grown(one_more: Callable[[list[_Left]], _Left]) -> list[_Left]:
-        steps = [left(np.zeros((0, dim)))]
+        steps = [plain]
         while len(steps) <= min(MOST, dim - 1) and not (rest := steps[-1].variance) <= ROUNDING:
             best = one_more(steps)
             if rest - best.variance < min(max(LARGE * rest, GAIN if dim > MOST + 1 else 0.0), WEAK * rest):
@@ -156,6 +155,7 @@ def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"
                     break
         return min(tries, key=attrgetter("variance"))
 
+    plain = left(np.zeros((0, dim)))
     coordinates = grown(coordinate)
     best = coordinates[-1]
     if best.variance > ROUNDING and (other := grown(combinations)[-1]).variance < OBLIQUE * best.variance:

@@ -320,6 +320,8 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
     if len(few) > 1 and tries[0][0].ess <= GOOD:  # those that come second can be in the neck of the first
         tries.append(adapted_to(few[:1]))
     (mixture, ess, _), neck, draw = max(tries, key=lambda tried: tried[0].ess)
+    if ess < max(WORTH, SURE * found.ess):
+        return found._replace(evaluations=evaluations)
     assert isinstance(mixture, Mixture)
     prior, missed, drawn = mixtures.extend(mixture, dim), 0.0, draw(check_key, mixture)
     evaluations += DRAWS
@@ -339,7 +341,7 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
         shares, spent, weighed = exploration.uncovered(log_density, weigh, float(log_z), found.modes)
         missed, evaluations = float(shares.sum()), evaluations + spent + weighed
     worse = precision is not None and not _suffices(drawn.log_weights, precision)
-    if worse or ess < max(WORTH, SURE * found.ess) or missed > np.exp(-RELEVANT / 2):
+    if worse or missed > np.exp(-RELEVANT / 2):
         return found._replace(evaluations=evaluations)
     own = [f"coordinate {i}" for i in neck.order[: len(neck.shear)].tolist()]
     slanted = jnp.any(neck.shear != 0, axis=1).tolist()
