@@ -2,7 +2,7 @@ r"""Coordinates for necks: normal in all coordinates but a few, given these few.
 
 A scale parameter makes a density that is narrow at one end and wide at the other, as Neal's funnel and every centred
 hierarchical model. No affine map makes it round, and walkers do not pass the neck. Given the few coordinates $u$ that
-it is due to, or linear combinations of coordinates, the others, $v$, are often nearly normal. Then
+it is due to, or combinations of coordinates (`dds.necks`), the others, $v$, are often nearly normal. Then
 
 $$ u = m + S y_u, \qquad v = \hat v(u) + H(u)^{-1/2} y_v, $$
 
@@ -15,8 +15,7 @@ modes and curvatures are tabulated on a grid of $u$, and the map takes no evalua
 import itertools
 from collections.abc import Callable
 from functools import partial
-from operator import attrgetter
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,26 +24,11 @@ from jaxtyping import Array, Float
 
 from dds import normal
 from dds.checks import require, typed
-from dds.compiling import in_batches, once
+from dds.compiling import once
 from dds.types import Bijection, LogDensity, Neck, Normal, Scalar, State
 
 MOST = 3
-"""The most coordinates that `neck` looks for."""
-
-NORMAL = 8.0
-"""The variance of log weights up to which the other coordinates may be nearly normal: draws show whether they are."""
-
-LARGE, GAIN = 0.25, 0.2
-"""What is due to a coordinate of a neck: at least this part of the variance, and above four dimensions so much."""
-
-WEAK = 0.9
-"""The part from which it counts, too, however little there is: a second, weaker neck."""
-
-OBLIQUE, TURNS = 0.5, 10
-"""Combinations of coordinates are taken where they leave less than this part of what coordinates do; their turns."""
-
-ROUNDING = 1e-5
-"""The variance up to which there is none: a fit of a neck can be so narrow that it sees little."""
+"""The most coordinates that a table can have axes for."""
 
 STOPS = np.concatenate([np.arange(1, 9) / 8, np.ones(3)])
 """Where a mode is followed to by a Newton step each, as parts of the way from the middle of the fit."""
@@ -73,107 +57,6 @@ ROOM = 2**21
 
 Entry: TypeAlias = tuple[State, Array, State]
 """What is tabulated at a node: the mode, and the columns and the logarithms of their lengths."""
-
-
-class _Left(NamedTuple):
-    """What is left of the variance of log weights, given a few coordinates; how the curvature of the others changes."""
-
-    variance: float
-    changes: np.ndarray
-    few: np.ndarray
-
-
-@typed
-def neck(log_density: LogDensity, fit: Normal, noise: Float[Array, "2 draws dim"]) -> Float[Array, "few dim"]:
-    r"""The few coordinates given which the others are nearly normal.
-
-    Third derivatives of $\log \gamma$ make the log weights of draws $v$ from a normal distribution vary, to first order
-    with the variance
-
-    $$ \mathbb E\left[\bigl(\tfrac16\, D^3 \log \gamma(x)[v, v, v]\bigr)^2\right], $$
-
-    here with $x$ from a fit, and $v$ as in the fit given $u$. Coordinates are taken into $u$ one by one, each time the
-    one to which most of it is due, as long as that is a large part. Where linear combinations of coordinates leave
-    much less, as in a rotated funnel, these are taken. The curvature in $v$ changes along
-    $g = D^3 \log \gamma(x)[v, v, \cdot]$, so they are, where the fit is standard normal, the main axes of
-    $\mathbb E[g g^\top / \lVert g \rVert]$, found by turns, for $v$ depends on them.
-
-    Args:
-        log_density: The log density.
-        fit: A normal fit.
-        noise: Standard normal noise, of draws from the fit and of directions.
-
-    Returns:
-        The coordinates, as rows $w_i$ with $u_i = w_i^\top x$, that with the largest part first; no row if there are
-        no few such.
-
-    Example:
-        >>> from dds import targets
-        >>> noise = jax.random.normal(jax.random.key(0), (2, 256, 5))
-        >>> neck(targets.funnel(5).log_density, normal.standard(5), noise)
-        Array([[1., 0., 0., 0., 0.]], dtype=float32)
-    """
-    dim, factor = fit.mean.size, np.asarray(normal.factor(fit), np.float64)
-    points, directions = jax.vmap(partial(normal.reparameterise, fit))(noise[0]), np.asarray(noise[1], np.float64)
-    changes_at = once(in_batches(partial(_change, log_density), 64))
-
-    def left(few: np.ndarray) -> _Left:
-        rows = np.linalg.qr((few @ factor).T)[0]
-        free = directions - (directions @ rows) @ rows.T
-        changes = np.asarray(changes_at(points, jnp.asarray(free @ factor.T, points.dtype)), np.float64) @ factor
-        return _Left(float(np.mean((np.sum(changes * free, axis=1) / 6) ** 2)), changes, few)
-
-    def grown(one_more: Callable[[list[_Left]], _Left]) -> list[_Left]:
-        steps = [plain]
-        while len(steps) <= min(MOST, dim - 1) and not (rest := steps[-1].variance) <= ROUNDING:
-            best = one_more(steps)
-            if rest - best.variance < min(max(LARGE * rest, GAIN if dim > MOST + 1 else 0.0), WEAK * rest):
-                break
-            steps.append(best)
-        return steps
-
-    def coordinate(steps: list[_Left]) -> _Left:
-        few = steps[-1].few
-        rows = (row for row in np.eye(dim) if not (few @ row).any())
-        return min((left(np.vstack([few, row])) for row in rows), key=attrgetter("variance"))
-
-    def combinations(steps: list[_Left]) -> _Left:
-        count, tries = len(steps), []
-        for start in {0, min(count, len(coordinates) - 1)}:
-            changes, last = coordinates[start].changes, np.zeros((0, dim))
-            for _ in range(TURNS):
-                changes = np.nan_to_num(changes, posinf=0.0, neginf=0.0)
-                lengths = np.linalg.norm(changes, axis=1, keepdims=True)
-                main = np.linalg.svd(changes / np.sqrt(lengths + (lengths == 0)), full_matrices=False)[2][:count]
-                # In a funnel they turn too far, by two over the number of the other coordinates.
-                main = np.vstack([main, np.sqrt(2 / (dim - count)) * last])
-                last = np.linalg.svd(main, full_matrices=False)[2][:count]
-                rows = np.linalg.solve(factor.T, last.T).T
-                tries.append(left(rows / np.abs(rows).max(axis=1, keepdims=True)))
-                changes = tries[-1].changes
-                if tries[-1].variance <= ROUNDING:
-                    break
-        return min(tries, key=attrgetter("variance"))
-
-    plain = left(np.zeros((0, dim)))
-    coordinates = grown(coordinate)
-    best = coordinates[-1]
-    if best.variance > ROUNDING and (other := grown(combinations)[-1]).variance < OBLIQUE * best.variance:
-        best = other
-    return jnp.asarray(best.few if best.variance <= NORMAL else best.few[:0], fit.mean.dtype)
-
-
-def _change(log_density: LogDensity, x: State, v: State) -> State:
-    """How the curvature in a direction `v` changes with the point: the third derivative but for one direction."""
-
-    def slope(s: Scalar) -> State:
-        return jax.grad(log_density)(x + s * v)
-
-    def bend(s: Scalar) -> State:
-        return jax.jvp(slope, (s,), (jnp.ones_like(s),))[1]
-
-    zero = jnp.zeros((), x.dtype)
-    return jax.jvp(bend, (zero,), (jnp.ones_like(zero),))[1]
 
 
 def _reduced(few: np.ndarray, deviations: np.ndarray) -> tuple[list[int], np.ndarray]:

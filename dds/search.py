@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, normal
+from dds import adaptation, conditional, coordinates, estimators, exploration, mixtures, modes, necks, normal
 from dds.adaptation import Adapted
 from dds.checks import typed
 from dds.compiling import in_batches, noise, once, split
@@ -302,8 +302,8 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
     """
     noise_key, adapt_key, check_key = split(key, 3)
     dim = fit.mean.size
-    few = conditional.neck(log_density, fit, noise(noise_key, (2, PROBES, dim), fit.mean.dtype))
-    evaluations = found.evaluations + PROBES * (dim + 2 * conditional.TURNS) * (len(few) + 1)
+    few, spent = necks.search(log_density, fit, noise(noise_key, (2, PROBES, dim), fit.mean.dtype))
+    evaluations = found.evaluations + spent
     if not len(few):
         return found._replace(evaluations=evaluations)
 

@@ -75,6 +75,7 @@ ORDER = [
     "chains",
     "coordinates",
     "conditional",
+    "necks",
     "adaptation",
     "exploration",
     "tails",
