@@ -51,7 +51,7 @@ def test(session: nox.Session) -> None:
     quick = {
         "XLA_FLAGS": f"--xla_backend_optimization_level=0{emitters}",
         "JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()).resolve() / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     pytest(session, "-m", "not slow", "-n", "2", "tests", "--doctest-modules", "--pyargs", "dds", **quick)

@@ -73,8 +73,9 @@ def run(script, *arguments, **environment):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
 
 
-@pytest.mark.parametrize("whole", [pytest.param("whole", marks=pytest.mark.slow), "parts"])
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", ["whole", "parts"])
+@pytest.mark.parametrize("count", [2, 4])
 def test_as_on_one_device(count, whole):
     # In double precision, so that rounding decides no move and no climb.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
