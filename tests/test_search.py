@@ -20,6 +20,7 @@ from dds import (
     losses,
     mixtures,
     modes,
+    necks,
     normal,
     paths,
     recipes,
@@ -143,7 +144,7 @@ def test_without_a_neck_the_prior_is_the_adapted_one(monkeypatch):
 
 def test_a_neck_is_to_be_good_and_not_much_worse_than_what_there_is(monkeypatch):
     table = conditional.tabulate(a_funnel, normal.standard(3), jnp.eye(3)[:1])
-    monkeypatch.setattr(conditional, "neck", lambda *arguments: jnp.eye(3)[:1])
+    monkeypatch.setattr(necks, "search", lambda *arguments: (jnp.eye(3)[:1], 0))
     monkeypatch.setattr(conditional, "tabulate", lambda *arguments: table)
     prior = mixtures.of_normal(normal.standard(3))
     for before, ess, taken in ((0.1, 0.29, False), (0.1, 0.31, True), (0.9, 0.44, False), (0.9, 0.46, True)):
@@ -177,7 +178,7 @@ def test_a_neck_is_looked_for_where_what_suffices_could_miss_its_end(monkeypatch
 
 
 def test_where_the_first_coordinate_alone_is_better_it_is_taken(monkeypatch):
-    monkeypatch.setattr(conditional, "neck", lambda *arguments: jnp.eye(3)[:2])
+    monkeypatch.setattr(necks, "search", lambda *arguments: (jnp.eye(3)[:2], 0))
     found = search.Found(
         normal.standard(3), mixtures.of_normal(normal.standard(3)), None, 0.1, True, modes.none(3), False, "", 0
     )
