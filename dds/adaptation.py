@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dds import devices, estimators, mixtures, normal
+from dds import devices, estimators, mixtures, modes, normal
 from dds.checks import require, typed
 from dds.compiling import QUICK, once
 from dds.types import Bijection, KeyArray, LogDensity, LogWeights, Mixture, Normal, Product
@@ -104,6 +104,7 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
     """
     require(draws >= 2, "draws", draws, "at least 2")
     place, inside = normal.bijection(coordinates), normal.pull_back(coordinates, log_density)
+    side_by_side = 512 if isinstance(coordinates, Normal) else modes.side_by_side(512, place.dim)  # a matrix each
 
     @partial(devices.program, compiler_options=QUICK)
     def draw(key: KeyArray, prior: Mixture | Product) -> Round:
@@ -115,7 +116,7 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
             log_w = inside(y) - mixtures.log_density(prior, y)
             return y, jnp.where(jnp.isnan(log_w) | jnp.isposinf(log_w), -jnp.inf, log_w)
 
-        return Round(*devices.share(one, batch_size=512)(drawn))
+        return Round(*devices.share(one, batch_size=side_by_side)(drawn))
 
     return draw
 

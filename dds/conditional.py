@@ -51,7 +51,7 @@ COARSE, FINE = {1: 64, 2: 16, 3: 8}, {1: 128, 2: 24, 3: 12}
 BLOCK = 64
 """The nodes that are worked on at a time: one compiled program for all."""
 
-ROOM = 2**21
+ROOM = 2**23
 """The most numbers of a table, as long as there are eight nodes along each axis."""
 
 

@@ -29,6 +29,9 @@ STALE = 5
 AVERAGED = 40
 """The steps of `variational` over which draws are averaged then."""
 
+ITERATIONS, DRAWS = 400, 64
+"""The most steps of a fit, and the draws of each."""
+
 PROBES = 64
 """The vectors by which `diagonal` asks for a curvature."""
 
@@ -71,7 +74,7 @@ def laplace(log_density: LogDensity, start: State, *, iterations: int = 500) -> 
 
 @typed
 def variational(
-    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = 400, draws: int = 64
+    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = ITERATIONS, draws: int = DRAWS
 ) -> Normal:
     r"""The normal fit closest to the target in Kullback-Leibler divergence, $\max_q \mathbb E_q[\log \gamma / q]$.
 
@@ -163,7 +166,7 @@ def _diagonal(log_density: LogDensity, probes: int, key: KeyArray, point: State)
 
 
 def fit_from(
-    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = 400, draws: int = 64
+    key: KeyArray, log_density: LogDensity, start: Normal, *, iterations: int = ITERATIONS, draws: int = DRAWS
 ) -> tuple[Normal, int]:
     """As `variational`, with the number of steps that it took.
 

@@ -133,10 +133,27 @@ def affordable(log_density: LogDensity, start: Normal) -> int:
         >>> affordable(lambda x: -jnp.sum(x**2), normal.standard(2))
         16384
     """
-    analysis = jax.jit(jax.value_and_grad(log_density)).lower(start.mean).cost_analysis() or {}
-    operations = 20.0 * start.mean.size + float(analysis.get("flops", 0.0))
     most = MOST if start.mean.size <= DENSE else FEWEST
-    return int(np.clip(OPERATIONS / operations, FEWEST, most)) // FEWEST * FEWEST
+    return int(np.clip(OPERATIONS / operations(log_density, start), FEWEST, most)) // FEWEST * FEWEST
+
+
+@typed
+def operations(log_density: LogDensity, start: Normal) -> float:
+    """The floating-point operations of an evaluation with its gradient, as XLA counts them, and of a step of a climb.
+
+    Args:
+        log_density: The log density.
+        start: Where to look.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> operations(lambda x: -jnp.sum(x**2), normal.standard(2)) < 100
+        True
+    """
+    analysis = jax.jit(jax.value_and_grad(log_density)).lower(start.mean).cost_analysis() or {}
+    return 20.0 * start.mean.size + float(analysis.get("flops", 0.0))
 
 
 @typed

@@ -16,7 +16,7 @@ from dds.checks import require, typed
 from dds.compiling import QUICK, once, split
 from dds.paths import noise_path, noise_size, sample_path, steps
 from dds.search import CHEAP
-from dds.types import Arrays, Family, KeyArray, LogDensity, Mixture, Params, Sampler, Target
+from dds.types import Arrays, Bijection, Family, KeyArray, LogDensity, Mixture, Params, Sampler, Target
 
 CHUNK = 1000
 """The number of paths that are drawn or weighed at a time: it bounds the memory."""
@@ -461,6 +461,8 @@ def _at_once(sampler: Sampler) -> int | None:
     """How many paths are drawn side by side, where a chunk of them would take a gigabyte; else `None`."""
     prior = sampler.prior
     matrix = prior.means.shape[1] ** 2 if isinstance(prior, Mixture) and len(prior.means) > 1 else 0
+    if isinstance(sampler.coordinates, Bijection):  # of a neck: up to eight nodes of its table, a matrix each
+        matrix += 8 * sampler.coordinates.dim**2
     most = max(2**28 // (8 * noise_size(sampler) + matrix), 1)
     return most if most < CHUNK else None
 

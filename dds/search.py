@@ -27,6 +27,9 @@ NARROWER = (1.0, 0.3, 0.1)
 LISTED = 0.1
 """The share of climbs to new modes above which it is not tried to list them."""
 
+HESSIANS, EFFORT = 512, 5e11
+"""Above `dds.modes.DENSE` dimensions a fit takes Hessians up to this dimension, where they take so many operations."""
+
 BRANCHES = 4
 """The most modes with which it is asked whether they are but the neck of one."""
 
@@ -113,7 +116,7 @@ def search(
         ('one mode, with a normal fit', True)
     """
     modes_key, fit_key, first_key, adapt_key, neck_key, tails_key = split(key, 6)
-    dim, dense = start.mean.size, start.mean.size <= modes.DENSE
+    dim, dense = start.mean.size, _takes_hessians(log_density, start)
     if dim > modes.LARGE:
         return _without_matrices(fit_key, log_density, start)
     found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
@@ -121,7 +124,7 @@ def search(
         found = modes.merge(found, known)
     fit, bound, spent, fitted = _fit(fit_key, log_density, start, found, dense)
     # Tails a little heavier than normal ones cost next to nothing in few dimensions, and bound the weights.
-    plain = mixtures.of_normal(normal.standard(dim), mixtures.FREEDOM if dense else jnp.inf)
+    plain = mixtures.of_normal(normal.standard(dim), mixtures.FREEDOM if dim <= modes.DENSE else jnp.inf)
     finding = "one mode, with a normal fit" if len(found.points) else "a normal fit, but no mode"
     one = Found(fit, plain, None, 0.0, fitted, found, False, finding, found.evaluations + spent)
     if not fitted:
@@ -236,13 +239,20 @@ def _fit(
     fit, evaluations = places[at], 256 * (len(places) + 1)
     if dense:
         fit, taken = coordinates.fit_from(fit_key, log_density, fit)
-        evaluations += taken * 64 * (start.mean.size + 3)
+        evaluations += taken * coordinates.DRAWS * (start.mean.size + 3)
     value = bound(fit)
     # A start that is the target is a fit, too: of a mode that it has found.
     before = bound(start)
     if value > before + 0.1 or (len(found.points) and abs(value - before) <= 0.1):
         return fit, value, evaluations, True
     return start, before, evaluations, False
+
+
+def _takes_hessians(log_density: LogDensity, start: Normal) -> bool:
+    """Whether a fit with Hessians is affordable."""
+    dim = start.mean.size
+    most = coordinates.ITERATIONS * coordinates.DRAWS * (dim + 3)
+    return dim <= modes.DENSE or (dim <= HESSIANS and most * modes.operations(log_density, start) <= EFFORT)
 
 
 def _tried(found: Found, drawn: adaptation.Round) -> Found:

@@ -136,6 +136,12 @@ def twenty_groups():
     return hierarchical(rng.normal(0, 0.3, 20), rng.uniform(0.3, 1, 20), 1.0, half_normal)
 
 
+def many_groups():
+    """So many that modes are told apart by few climbs, and no particles are tempered."""
+    rng = np.random.default_rng(6)
+    return hierarchical(rng.normal(0, 0.3, 150), rng.uniform(0.3, 1, 150), 1.0, half_normal)
+
+
 def counts_in_groups():
     """Ten Poisson counts, whose log rates are normal with mean and scale unknown: given these not quite normal."""
     y = np.array([1, 2, 4, 3, 7, 2, 2, 0, 7, 7])
@@ -629,6 +635,7 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "eight groups": eight_groups,
     "eight schools": eight_schools,
     "twenty groups": twenty_groups,
+    "150 groups": many_groups,
     "counts in groups": counts_in_groups,
     "funnel, 5-d": lambda: funnel(5),
     "funnel, 20-d": lambda: funnel(20),

@@ -241,6 +241,31 @@ def test_counts_in_groups_have_a_neck():
 
 
 @pytest.mark.slow
+def test_above_dense_dimensions_a_neck_is_found_where_the_density_is_cheap():
+    target = problem_set.many_groups()
+    assert target.dim > modes.DENSE
+    assert target.log_z is not None
+    found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
+    assert found.neck is not None
+    assert found.neck.order[0] == 1
+    assert found.ess > 0.5
+    _, ratio = drawn(target.log_density, found, count=2000)
+    requires_z(ratio * np.exp(LOG_Z - target.log_z))
+
+
+def test_hessians_are_taken_where_they_are_few_or_cheap():
+    def costly(x):
+        return -jnp.sum(jnp.square(jnp.ones((2000, x.size)) @ x))
+
+    takes = [
+        search._takes_hessians(log_density, normal.standard(dim))
+        for log_density in (many, costly)
+        for dim in (modes.DENSE, modes.DENSE + 1, search.HESSIANS, search.HESSIANS + 1)
+    ]
+    assert takes == [True, True, True, False, True, False, False, False]
+
+
+@pytest.mark.slow
 def test_two_modes_of_which_the_smaller_is_narrower():
     found = search.search(jax.random.key(0), two_modes, WIDE)
     assert found.finding == "2 modes"
