@@ -60,6 +60,16 @@ def test_samples_have_the_structure_and_the_moments_of_the_parameters(result):
     assert result.tried == (("gates", report.log_z, report.log_z_standard_error, report.ess, result.seconds[0]),)
 
 
+def test_fewer_paths_are_drawn_side_by_side_where_each_takes_matrices():
+    def at_once(coordinates):
+        return results._at_once(families.importance(coordinates).sampler(()))
+
+    # A neck has up to eight nodes around a point, with a matrix each: no more than a gigabyte in single precision.
+    assert at_once(normal.bijection(normal.standard(20))) is None
+    assert at_once(normal.standard(500)) is None
+    assert 4 * 8 * 500**2 * at_once(normal.bijection(normal.standard(500))) <= 2**30
+
+
 def test_more_paths_are_drawn_where_they_reach_the_goal_and_are_not_too_many():
     rng, goal = np.random.default_rng(0), results.Goal(precision=0.01, draws=1000)
     log_w = rng.normal(size=10_000).astype(np.float32)
