@@ -51,12 +51,32 @@ COARSE, FINE = {1: 64, 2: 16, 3: 8}, {1: 128, 2: 24, 3: 12}
 BLOCK = 64
 """The nodes that are worked on at a time: one compiled program for all."""
 
+EFFORT = 1e10
+"""The most nodes of a coarse grid, times the dimension cubed, of a table that takes minutes at most."""
+
 ROOM = 2**23
 """The most numbers of a table, as long as there are eight nodes along each axis."""
 
 
 Entry: TypeAlias = tuple[State, Array, State]
 """What is tabulated at a node: the mode, and the columns and the logarithms of their lengths."""
+
+
+@typed
+def affordable(dim: int) -> int:
+    """How many coordinates a table is affordable for: each node takes eleven Hessians, and each is factorised.
+
+    Args:
+        dim: The dimension, of all coordinates.
+
+    Returns:
+        Their number, from none to three.
+
+    Example:
+        >>> [affordable(dim) for dim in (100, 300, 500, 1000)]
+        [3, 2, 1, 0]
+    """
+    return sum(COARSE[count] ** count * dim**3 <= EFFORT for count in COARSE)
 
 
 def _reduced(few: np.ndarray, deviations: np.ndarray) -> tuple[list[int], np.ndarray]:

@@ -133,8 +133,9 @@ def affordable(log_density: LogDensity, start: Normal) -> int:
         >>> affordable(lambda x: -jnp.sum(x**2), normal.standard(2))
         16384
     """
-    most = MOST if start.mean.size <= DENSE else FEWEST
-    return int(np.clip(OPERATIONS / operations(log_density, start), FEWEST, most)) // FEWEST * FEWEST
+    if start.mean.size > DENSE:
+        return FEWEST
+    return int(np.clip(OPERATIONS / operations(log_density, start), FEWEST, MOST)) // FEWEST * FEWEST
 
 
 @typed

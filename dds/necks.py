@@ -52,7 +52,7 @@ class _Left(NamedTuple):
     changes: np.ndarray
 
 
-Ask: TypeAlias = Callable[[np.ndarray], _Left]
+_Ask: TypeAlias = Callable[[np.ndarray], _Left]
 
 
 @typed
@@ -118,13 +118,13 @@ def _grown(plain: _Left, one_more: Callable[[_Left], list[_Left]]) -> tuple[list
     return path, count
 
 
-def _coordinates(left: Ask, last: _Left) -> list[_Left]:
+def _coordinates(left: _Ask, last: _Left) -> list[_Left]:
     """With each of the other coordinates."""
     others = (row for row in np.eye(last.few.shape[1]) if not (last.few @ row).any())
     return [left(np.vstack([last.few, row])) for row in others]
 
 
-def _combinations(left: Ask, factor: np.ndarray, path: list[_Left], last: _Left) -> list[_Left]:
+def _combinations(left: _Ask, factor: np.ndarray, path: list[_Left], last: _Left) -> list[_Left]:
     """The main axes along which the curvature changes, turn by turn, from no coordinate and from so few."""
     tries, (few, dim) = [], last.few.shape
     for start in {0, min(few + 1, len(path) - 1)}:

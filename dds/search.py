@@ -86,10 +86,10 @@ def search(
 
     Climbs from many starts find modes, the more the cheaper the density is. The normal fit is the closest to the target
     (`dds.coordinates.variational`), from the best of them or from the start, perhaps narrower, whichever has the
-    largest bound. Modes that the fit does not cover become components of a mixture, with the masses that Laplace's
-    approximation gives them. Where that is not good, and there is a neck (`dds.conditional`), the search goes on in its
-    coordinates. The mixture is adapted to the target in a few rounds of importance sampling (`dds.adaptation`), tails
-    included.
+    largest bound; where Hessians are many and not cheap, it is Laplace's approximation, and no neck is looked for.
+    Modes that the fit does not cover become components of a mixture, with the masses that Laplace's approximation gives
+    them. Where that is not good, and there is a neck (`dds.conditional`), the search goes on in its coordinates. The
+    mixture is adapted to the target in a few rounds of importance sampling (`dds.adaptation`), tails included.
 
     Args:
         key: The random key.
@@ -313,7 +313,7 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
     noise_key, adapt_key, check_key = split(key, 3)
     dim = fit.mean.size
     few, spent = necks.search(log_density, fit, noise(noise_key, (2, PROBES, dim), fit.mean.dtype))
-    evaluations = found.evaluations + spent
+    few, evaluations = few[: conditional.affordable(dim)], found.evaluations + spent
     if not len(few):
         return found._replace(evaluations=evaluations)
 

@@ -90,6 +90,11 @@ def normal_target(dim, seed=0):
     return jnp.asarray(rng.normal(size=dim)), jnp.asarray(factor @ factor.T + 0.5 * np.eye(dim))
 
 
+def axes(dim, *few):
+    """Rows for coordinates that are some of those of the target."""
+    return jnp.eye(dim)[np.array(few, int)]
+
+
 def shifted_normal_density(mean, covariance, log_z):
     distribution = Normal(mean, jnp.linalg.cholesky(covariance))
     return lambda x: normal.log_density(distribution, x) + log_z

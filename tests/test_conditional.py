@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from jax.scipy.stats import norm
-from problems import normal_target, shifted_normal_density
+from problems import axes, normal_target, shifted_normal_density
 
 from dds import conditional, estimators, families, losses, mixtures, normal, targets
 from dds.types import Mixture, Normal
@@ -17,11 +17,6 @@ WIDTH = 3.0
 
 def noise_of(dim, seed=0):
     return jax.random.normal(jax.random.key(seed), (16, dim))
-
-
-def axes(dim, *few):
-    """Rows for coordinates that are some of those of the target."""
-    return jnp.eye(dim)[np.array(few, int)]
 
 
 def curved(x):

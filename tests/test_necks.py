@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 from jax.scipy.stats import norm
-from problems import normal_target, shifted_normal_density
+from problems import axes, normal_target, shifted_normal_density
 
 from dds import necks, normal, targets
 from dds.types import Normal
@@ -16,11 +16,6 @@ from dds.types import Normal
 def neck_of(log_density, fit, seed=0):
     dim = fit.mean.size
     return necks.search(log_density, fit, jax.random.normal(jax.random.key(seed), (2, 256, dim)))[0]
-
-
-def axes(dim, *few):
-    """Rows for coordinates that are some of those of the target."""
-    return jnp.eye(dim)[np.array(few, int)]
 
 
 @pytest.mark.parametrize("dim", [2, 6, 100])

@@ -191,6 +191,23 @@ def test_where_the_first_coordinate_alone_is_better_it_is_taken(monkeypatch):
     assert neck.finding == "one mode, nearly normal given coordinate 0"
 
 
+def test_a_neck_has_no_more_coordinates_than_a_table_is_affordable_for(monkeypatch):
+    tabulated, original = [], conditional.tabulate
+
+    def tabulate(log_density, fit, few):
+        tabulated.append(len(few))
+        return original(log_density, fit, few)
+
+    found = search.Found(
+        normal.standard(3), mixtures.of_normal(normal.standard(3)), None, 0.1, True, modes.none(3), False, "", 0
+    )
+    monkeypatch.setattr(necks, "search", lambda *arguments: (jnp.eye(3)[:2], 0))
+    monkeypatch.setattr(conditional, "EFFORT", 64 * 3**3)
+    monkeypatch.setattr(conditional, "tabulate", tabulate)
+    search._with_neck(jax.random.key(0), a_funnel, normal.standard(3), found, None)
+    assert tabulated == [1]
+
+
 @pytest.mark.slow
 def test_a_funnel():
     found = search.search(jax.random.key(0), a_funnel, normal.standard(3))
