@@ -40,6 +40,9 @@ In a product it is divided among the coordinates, whose wide components are norm
 HEAVY, PENALTY = 0.7, 0.1
 """Above this Pareto k the effective sample size of a round is not what it seems, and counts as this part of itself."""
 
+EACH = 20
+"""The points, for each coordinate, by which a product is fitted at least: the errors of all coordinates add up."""
+
 SHRINKAGE = 1e-3
 """The shrinkage of `dds.mixtures.fit` for a product: in one dimension many points come to each component."""
 
@@ -72,12 +75,12 @@ class Adapted(NamedTuple):
     Attributes:
         prior: The mixture, or the product, of the best round.
         ess: Its effective sample size, as a fraction (`Round.ess`).
-        rounds: The number of rounds.
+        evaluations: The number of evaluations of the density.
     """
 
     prior: Mixture | Product
     ess: float
-    rounds: int
+    evaluations: int
 
 
 @typed
@@ -138,7 +141,7 @@ def adapt(
         most: The most rounds, at least 1.
 
     Returns:
-        What it came to, how good it is, and the rounds it took.
+        What it came to, how good it is, and what it took.
 
     Raises:
         ValueError: If `most` is below 1.
@@ -159,11 +162,13 @@ def adapt(
         drawn = draw(jax.random.fold_in(key, i), prior)
         ess = drawn.ess
         stale = 0 if ess > 1.1 * best.ess + 0.002 else stale + 1
-        best = (Adapted(prior, ess, 0) if ess > best.ess else best)._replace(rounds=i + 1)
+        evaluations = best.evaluations + len(drawn.log_weights)
+        best = (Adapted(prior, ess, 0) if ess > best.ess else best)._replace(evaluations=evaluations)
         if stale == 2 or best.ess >= ENOUGH:
             break
         if isinstance(prior, Product):
-            prior = _improve_product(prior, drawn.states, _flattened(drawn.log_weights, 200))
+            least = max(200, EACH * drawn.states.shape[1])
+            prior = _improve_product(prior, drawn.states, _flattened(drawn.log_weights, least))
             continue
         count, dim = prior.means.shape
         if count > ADAPTED and prior.freedom.ndim == 0:

@@ -16,7 +16,7 @@ from dds import adaptation, conditional, coordinates, mixtures, modes, normal, s
 from dds.checks import typed
 from dds.compiling import in_batches, once, split
 from dds.estimators import POOR
-from dds.search import DRAWS, GOOD, Found, with_prior
+from dds.search import DRAWS, GOOD, Found, is_cheap, with_prior
 from dds.types import KeyArray, LogDensity, Mixture, Normal, Product
 
 SHARE = 0.2
@@ -175,8 +175,9 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         found: What was found.
 
     Returns:
-        What was found; the same above `dds.modes.DENSE` dimensions, if there is a neck, which particles do not pass, if
-        they do not arrive, or if nothing better comes of them.
+        What was found; the same if the density is not cheap (`dds.search.is_cheap`), if there is a neck, which
+        particles do not pass, if they do not arrive, or if nothing better comes of them. Above `dds.modes.DENSE`
+        dimensions only a product is tried.
 
     Example:
         >>> from dds import search, targets
@@ -190,20 +191,19 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         ... ).finding
         '4 modes; tempered particles, with a mixture for each coordinate'
     """
-    if start.mean.size > modes.DENSE or found.neck is not None:
+    dim, dtype = start.mean.size, start.mean.dtype
+    if found.neck is not None or not is_cheap(log_density, start):
         return found
     temper_key, product_key, mixture_key = split(key, 3)
-    particles = smc.temper(temper_key, log_density, start, 1000, settling=8)
+    particles = smc.temper(temper_key, log_density, start, max(1000, adaptation.EACH * dim), settling=8)
     found = found._replace(evaluations=found.evaluations + particles.evaluations)
     if not particles.settled:  # as of a density without an integral, which they follow to infinity
         return found
-    points, dim, dtype = particles.points, start.mean.size, particles.points.dtype
+    points, before = particles.points, found.finding
     equal = jnp.full(len(points), 1 / len(points), dtype)
 
-    before = found.finding
-
-    def adapted_to(key: KeyArray, place: Normal, prior: Mixture | Product, found: Found, how: str) -> Found:
-        adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, DRAWS), prior)
+    def adapted_to(key: KeyArray, place: Normal, prior: Mixture | Product, draws: int, found: Found, how: str) -> Found:
+        adapted = adaptation.adapt(key, adaptation.rounds(log_density, place, draws), prior)
         changes = {"coordinates": place, "fitted": True}
         finding = f"{before}; tempered particles, with {how}"
         return with_prior(found, adapted, 1.2 * found.ess, finding=finding, **changes)
@@ -212,8 +212,10 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
     if dim > 1 and float(jnp.min(place.scale)) > 0:
         inside = jax.vmap(partial(normal.standardise, place))(points)
         product = mixtures.fit(mixtures.product(inside), inside, equal, iterations=20, shrinkage=adaptation.SHRINKAGE)
-        found = adapted_to(product_key, place, product, found, "a mixture for each coordinate")
-    if found.ess > GOOD:
+        product = _joined(product, 3 * inside, adaptation.WIDE)
+        draws = max(DRAWS, 4 * adaptation.EACH * dim)
+        found = adapted_to(product_key, place, product, draws, found, "a mixture for each coordinate")
+    if found.ess > GOOD or dim > modes.DENSE:
         return found
     try:
         place = coordinates.moments(points)
@@ -222,4 +224,5 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
     inside = jax.vmap(partial(normal.standardise, place))(points)
     scales = jnp.broadcast_to(0.5 * jnp.eye(dim, dtype=dtype), (8, dim, dim))
     mixture = Mixture(jnp.full(8, -jnp.log(8.0), dtype), inside[:8], scales, jnp.asarray(jnp.inf, dtype))
-    return adapted_to(mixture_key, place, mixtures.fit(mixture, inside, equal, iterations=20), found, "a mixture")
+    mixture = mixtures.fit(mixture, inside, equal, iterations=20)
+    return adapted_to(mixture_key, place, mixture, DRAWS, found, "a mixture")

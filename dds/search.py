@@ -116,7 +116,7 @@ def search(
         ('one mode, with a normal fit', True)
     """
     modes_key, fit_key, first_key, adapt_key, neck_key, tails_key = split(key, 6)
-    dim, dense = start.mean.size, _takes_hessians(log_density, start)
+    dim, dense = start.mean.size, is_cheap(log_density, start)
     if dim > modes.LARGE:
         return _without_matrices(fit_key, log_density, start)
     found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
@@ -213,11 +213,31 @@ def with_prior(found: Found, adapted: Adapted, least: float, **changes: Any) -> 
         ...     targets.gaussian(jnp.ones(2), jnp.eye(2)).log_density,
         ...     normal.standard(2),
         ... )
-        >>> with_prior(found, Adapted(found.prior, 0.5, 1), 0.6).ess > 0.9
+        >>> with_prior(found, Adapted(found.prior, 0.5, 4096), 0.6).ess > 0.9
         True
     """
-    found = found._replace(evaluations=found.evaluations + adapted.rounds * DRAWS)
+    found = found._replace(evaluations=found.evaluations + adapted.evaluations)
     return found._replace(prior=adapted.prior, ess=adapted.ess, **changes) if adapted.ess > least else found
+
+
+@typed
+def is_cheap(log_density: LogDensity, start: Normal) -> bool:
+    """Whether some millions of evaluations are affordable: those of a fit with Hessians, or of tempered particles.
+
+    Args:
+        log_density: The log density.
+        start: Where to look.
+
+    Returns:
+        Whether so: always up to `dds.modes.DENSE` dimensions, never above `HESSIANS`.
+
+    Example:
+        >>> is_cheap(lambda x: -jnp.sum(x**2), normal.standard(200))
+        True
+    """
+    dim = start.mean.size
+    most = coordinates.ITERATIONS * coordinates.DRAWS * (dim + 3)
+    return dim <= modes.DENSE or (dim <= HESSIANS and most * modes.operations(log_density, start) <= EFFORT)
 
 
 def _fit(
@@ -246,13 +266,6 @@ def _fit(
     if value > before + 0.1 or (len(found.points) and abs(value - before) <= 0.1):
         return fit, value, evaluations, True
     return start, before, evaluations, False
-
-
-def _takes_hessians(log_density: LogDensity, start: Normal) -> bool:
-    """Whether a fit with Hessians is affordable."""
-    dim = start.mean.size
-    most = coordinates.ITERATIONS * coordinates.DRAWS * (dim + 3)
-    return dim <= modes.DENSE or (dim <= HESSIANS and most * modes.operations(log_density, start) <= EFFORT)
 
 
 def _tried(found: Found, drawn: adaptation.Round) -> Found:
@@ -300,7 +313,7 @@ def _with_own_tails(key: KeyArray, draw: adaptation.Draw, found: Found, wide: Mi
 
 def _suffices(log_weights: LogWeights, precision: float) -> bool:
     """Whether importance sampling with so many draws as are cheap will do, and its weights have a light tail."""
-    ess = float(estimators.effective_sample_size(log_weights))
+    ess = min(float(estimators.effective_sample_size(log_weights)), 1.0)  # of equal weights it can be rounded up
     error = np.sqrt((1 / ess - 1) / CHEAP) if ess > 0 else np.inf
     return ess > estimators.POOR and error < precision / 2 and estimators.pareto_k(log_weights) < 0.6
 
@@ -323,7 +336,7 @@ def _with_neck(key: KeyArray, log_density: LogDensity, fit: Normal, found: Found
         draw = adaptation.rounds(log_density, conditional.bijection(neck), DRAWS)
         own = Normal(jnp.zeros(len(few), fit.mean.dtype), jnp.ones((), fit.mean.dtype))
         adapted = adaptation.adapt(adapt_key, draw, mixtures.of_normal(own))
-        evaluations += spent + adapted.rounds * DRAWS
+        evaluations += spent + adapted.evaluations
         return adapted, neck, draw
 
     tries = [adapted_to(few)]

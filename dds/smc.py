@@ -36,6 +36,9 @@ DENSE = 128
 MOST_STAGES = 500
 """The most stages, unless it is said otherwise."""
 
+CROSSED = 3
+"""The moves of a stage to each of its crossovers."""
+
 FURTHER, ROUNDS = 32, 3
 """The further moves of refined paths in the first round, and the most rounds, each of twice as many."""
 
@@ -123,8 +126,12 @@ def temper(
 
     with a long $r$ shortened, accepted by Metropolis and Hastings' rule; $a$ is led to an acceptance rate of 0.574. A
     normal distribution is kept by any $a$, so where the target is nearly normal the step does not shrink with the
-    dimension. Proportions of modes have the error of resampled particles. Where the chains do not mix, as in a narrow
-    neck, there are too few particles.
+    dimension. Before them are crossovers, one for every three moves: particles $z$ and $z'$ exchange some of their
+    coordinates, accepted by the ratio of $\gamma_\beta(z)\, \gamma_\beta(z')$ after and before. So where parts of a
+    point are nearly independent, resampling acts on each by itself; without them, with two modes in each of a hundred
+    coordinates, all particles would soon descend from a few, whose proportions of modes are chance. Proportions of
+    modes have the error of resampled particles. Where the chains do not mix, as in a narrow neck, there are too few
+    particles.
 
     Args:
         key: The random key.
@@ -146,7 +153,8 @@ def temper(
 
     References:
         Del Moral, Doucet and Jasra (2006), section 3; Jasra, Stephens, Doucet and Tsagaris (2011), for the steps in
-        temperature; Cotter, Roberts, Stuart and White (2013), section 4, for the moves.
+        temperature; Cotter, Roberts, Stuart and White (2013), section 4, for the moves; Liang and Wong (2001),
+        Real-parameter evolutionary Monte Carlo, for crossovers.
 
     Example:
         >>> start = Normal(jnp.zeros(2), jnp.array(3.0))
@@ -180,7 +188,7 @@ def _tempered(
     population, stages = _temper(log_density, numbers, key, start, ess_threshold)
     particles, _, _, log_z, rise, least, _ = population
     settled = bool(np.isfinite(log_z) & (rise < 2) & (least > COLLAPSED))
-    evaluations = count * (int(stages) * mcmc_steps + 1)
+    evaluations = count * (int(stages) * (mcmc_steps + _crossovers(mcmc_steps, population.particles.x)) + 1)
     return Particles(particles.x, float(log_z), int(stages), evaluations, settled), population
 
 
@@ -284,7 +292,7 @@ def _temper(
 
     def stage(carry):
         i, (particles, beta, log_size, log_z, _, least, done) = carry
-        resample_key, move_key = jax.random.split(jax.random.fold_in(stages_key, i))
+        resample_key, cross_key, move_key = jax.random.split(jax.random.fold_in(stages_key, i), 3)
         log_ratios = particles.log_gamma - particles.log_start
         step = jnp.where(i >= max_stages, 1 - beta, _largest_step(log_ratios, 1 - beta, ess_threshold))
         done, beta = done + (beta >= 1), jnp.where(step >= 1 - beta, 1, beta + step)
@@ -292,7 +300,8 @@ def _temper(
         log_z += estimators.log_z(weights).value
         least = jnp.minimum(least, estimators.effective_sample_size(weights))
         chosen = estimators.resample(resample_key, weights, count)
-        before = jax.tree.map(lambda leaf: leaf[chosen], particles)
+        resampled = jax.tree.map(lambda leaf: leaf[chosen], particles)
+        before = _cross(cross_key, at, beta, resampled, _crossovers(mcmc_steps, particles.x))
         particles, log_size = _move(move_key, at, beta, before, log_size, mcmc_steps)
         changes = particles.log_gamma - before.log_gamma
         spread = jnp.std(changes) + jnp.finfo(changes.dtype).eps
@@ -369,9 +378,6 @@ def _move(
     """Moves of all particles at one temperature, with one step size."""
     place = _place(particles.x)
 
-    def level(particle: _Particle) -> Scalar:
-        return beta * particle.log_gamma + (1 - beta) * particle.log_start
-
     def residual(z: State, particle: _Particle) -> State:
         score = beta * particle.score + (1 - beta) * particle.start_score
         score = score * place.scale if place.scale.ndim < 2 else score @ place.scale
@@ -396,7 +402,7 @@ def _move(
             other = mean(z, particle) + width * noise
             found = at(normal.reparameterise(place, other))
             back = (z - mean(other, found)) / width
-            log_rate = level(found) - level(particle) + 0.5 * jnp.sum((noise - back) * (noise + back))
+            log_rate = _level(beta, found) - _level(beta, particle) + 0.5 * jnp.sum((noise - back) * (noise + back))
             rate = jnp.where(jnp.isnan(log_rate), 0.0, jnp.exp(jnp.minimum(log_rate, 0)))
             return jax.tree.map(lambda new, old: jnp.where(uniform < rate, new, old), (other, found), chain), rate
 
@@ -406,3 +412,41 @@ def _move(
     chains = (jax.vmap(partial(normal.standardise, place))(particles.x), particles)
     ((_, particles), log_size), _ = jax.lax.scan(step, (chains, log_size), jax.random.split(key, mcmc_steps))
     return particles, log_size
+
+
+def _crossovers(mcmc_steps: int, points: Float[Array, "count dim"]) -> int:
+    """How many crossovers there are before so many moves: none of points that have one coordinate."""
+    return max(mcmc_steps // CROSSED, 1) if points.shape[1] > 1 else 0
+
+
+def _cross(
+    key: KeyArray, at: Callable[[State], _Particle], beta: Scalar, particles: _Particle, crossovers: int
+) -> _Particle:
+    """Particles after crossovers: all are paired, and pairs exchange half of their coordinates, or few."""
+    place = _place(particles.x)
+    count, dim = particles.x.shape
+    pairs = count // 2
+
+    def cross(particles: _Particle, key: KeyArray) -> tuple[_Particle, None]:
+        order_key, share_key, chosen_key, accept_key = jax.random.split(key, 4)
+        order = jax.random.permutation(order_key, count)[: 2 * pairs]
+        before = jax.tree.map(lambda leaf: leaf[order], particles)
+        shares = 0.5 * dim ** -jax.random.uniform(share_key, (pairs, 1))
+        chosen = jnp.tile(jax.random.uniform(chosen_key, (pairs, dim)) < shares, (2, 1))
+        z = jax.vmap(partial(normal.standardise, place))(before.x)
+        exchanged = jnp.where(chosen, jnp.roll(z, pairs, axis=0), z)
+        after = devices.share(lambda z: at(normal.reparameterise(place, z)))(exchanged)
+        log_rates = jnp.sum((_level(beta, after) - _level(beta, before)).reshape(2, pairs), axis=0)
+        accepted = jnp.tile(jnp.log(jax.random.uniform(accept_key, (pairs,))) < log_rates, 2)
+
+        def choose(whole: Array, new: Array, old: Array) -> Array:
+            return whole.at[order].set(jnp.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old))
+
+        return jax.tree.map(choose, particles, after, before), None
+
+    return jax.lax.scan(cross, particles, jax.random.split(key, crossovers))[0]
+
+
+def _level(beta: Scalar, particle: _Particle) -> Scalar:
+    """The log of the density at an inverse temperature, of one particle or of all."""
+    return beta * particle.log_gamma + (1 - beta) * particle.log_start

@@ -270,16 +270,16 @@ def test_above_dense_dimensions_a_neck_is_found_where_the_density_is_cheap():
     requires_z(ratio * np.exp(LOG_Z - target.log_z))
 
 
-def test_hessians_are_taken_where_they_are_few_or_cheap():
+def test_a_density_is_cheap_in_few_dimensions_or_with_few_operations():
     def costly(x):
         return -jnp.sum(jnp.square(jnp.ones((2000, x.size)) @ x))
 
-    takes = [
-        search._takes_hessians(log_density, normal.standard(dim))
+    cheap = [
+        search.is_cheap(log_density, normal.standard(dim))
         for log_density in (many, costly)
         for dim in (modes.DENSE, modes.DENSE + 1, search.HESSIANS, search.HESSIANS + 1)
     ]
-    assert takes == [True, True, True, False, True, False, False, False]
+    assert cheap == [True, True, True, False, True, False, False, False]
 
 
 @pytest.mark.slow
@@ -342,7 +342,7 @@ def test_a_weaker_neck_among_the_other_coordinates_is_straightened():
     assert remedies.straighten(jax.random.key(1), log_density, found._replace(neck=None)).prior is prior
 
 
-def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
+def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_explore(monkeypatch):
     dim = modes.DENSE + 1
     start = normal.standard(dim)
     found = search.search(jax.random.key(0), many, start)
@@ -361,6 +361,7 @@ def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_tempered():
     assert (explored.points.shape, explored.settled) == ((0, dim), None)
     assert explored.modes.counts.tolist() == [modes.FEWEST]
     assert explored.evaluations == explored.modes.evaluations
+    monkeypatch.setattr(search, "EFFORT", 0)
     assert remedies.temper(jax.random.key(1), many, start, found) is found
 
 
@@ -386,8 +387,10 @@ def test_a_density_without_a_mode(monkeypatch):
 
 
 @pytest.mark.slow
-def test_modes_too_many_to_list_are_a_product():
-    target = targets.many_well()
+@pytest.mark.parametrize("dim", [32, modes.DENSE + 22])
+def test_modes_too_many_to_list_are_a_product(dim):
+    # Without crossovers 150 dimensions are hopeless: log Z is off by 15 then, with an effective sample size of 0.
+    target = targets.many_well(dim)
     assert target.log_z is not None
     assert target.start is not None
     found = search.search(jax.random.key(0), target.log_density, target.start)

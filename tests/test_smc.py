@@ -1,5 +1,7 @@
 """Tempered particles, and what they say of a sampler that misses a part of the target."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,35 @@ def test_particles_are_distributed_as_the_target():
         one, two = np.asarray(f(points), float), np.asarray(f(exact), float)
         error = np.sqrt((5 * one.var(axis=0) + two.var(axis=0)) / 8000)
         assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * error)
+
+
+def test_crossovers_leave_particles_distributed_as_they_were():
+    # Exact samples of correlated coordinates with two modes, which most exchanges would spoil.
+    means = jnp.array([[-2.0, -2.0, 0.0], [2.0, 2.0, 1.0]])
+    target = targets.gaussian_mixture(means, jnp.array([0.5, 1.0]), jnp.array([1.0, 3.0]))
+    at = partial(smc._at, target.log_density, True, Normal(jnp.zeros(3), jnp.array(3.0)))
+    exact = jax.vmap(target.sample)(jax.random.split(jax.random.key(0), 20_001))
+    cross = jax.jit(lambda key, particles, count: smc._cross(key, at, jnp.ones(()), particles, count), static_argnums=2)
+    before = jax.jit(jax.vmap(at))(exact)
+    once, crossed = (cross(jax.random.key(1), before, count) for count in (1, 10))
+    assert 0.1 < jnp.mean((once.x != before.x).any(axis=1)) < 0.7
+    np.testing.assert_allclose(crossed.log_gamma, jax.vmap(target.log_density)(crossed.x), rtol=1e-4)
+    for f in (lambda x: x, jnp.abs, lambda x: x * jnp.roll(x, 1, axis=1), lambda x: (x > 0).astype(float)):
+        one, two = np.asarray(f(crossed.x), float), np.asarray(f(exact), float)
+        assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * np.sqrt(2 / 20_001) * two.std(axis=0))
+
+
+def test_proportions_of_many_independent_modes(monkeypatch):
+    # In each of a hundred double wells .156 of the particles are to be left; without crossovers they are copies.
+    target, spread = targets.many_well(200), []
+    assert target.start is not None
+    for crossovers in (3, 0):
+        monkeypatch.setattr(smc, "_crossovers", lambda *arguments, crossovers=crossovers: crossovers)
+        # Another function each time, or the program of the first would serve both.
+        particles = smc.temper(jax.random.key(0), lambda x: target.log_density(x), target.start, 500)
+        spread.append(np.std(np.mean(np.asarray(particles.points[:, ::2]) < 0, axis=0)))
+    assert spread[0] < 0.1
+    assert spread[1] > 0.3
 
 
 @pytest.mark.slow
@@ -75,7 +106,7 @@ def test_refined_paths_move_until_the_bridge_rests(monkeypatch):
     def log_density(x):
         return normal.log_density(normal.standard(20), x)
 
-    own = log_weights(jax.random.key(5), sampler, log_density, 10_000)
+    own = log_weights(jax.random.key(7), sampler, log_density, 10_000)
     further, seen = smc._further, []
 
     def watched(*arguments):
@@ -84,9 +115,9 @@ def test_refined_paths_move_until_the_bridge_rests(monkeypatch):
         return moved, log_size
 
     monkeypatch.setattr(smc, "_further", watched)
-    few = smc.refine(jax.random.key(0), sampler, log_density, 1000, mcmc_steps=1)
+    few = smc.refine(jax.random.key(2), sampler, log_density, 1000, mcmc_steps=1)
     assert not seen
-    more = smc.refine(jax.random.key(0), sampler, log_density, 1000, mcmc_steps=1, log_weights=own)
+    more = smc.refine(jax.random.key(2), sampler, log_density, 1000, mcmc_steps=1, log_weights=own)
     assert few.drift == 0
     assert (more.log_z, more.stages) == (few.log_z, few.stages)
     before, after = (estimators.bridge(own, each.log_weights) for each in (few, more))
@@ -144,7 +175,7 @@ def test_log_z_of_the_particles():
     start, target = Normal(jnp.zeros(2), jnp.array(3.0)), targets.gaussian(jnp.ones(2), 0.3 * jnp.eye(2))
     particles = smc.temper(jax.random.key(0), lambda x: target.log_density(x) + 4, start, 4000)
     assert particles.log_z == pytest.approx(4, abs=0.1)
-    assert particles.evaluations == (10 * particles.stages + 1) * 4000
+    assert particles.evaluations == (13 * particles.stages + 1) * 4000  # ten moves, three crossovers
 
 
 def doubts(report):
