@@ -112,14 +112,15 @@ def rounds(log_density: LogDensity, coordinates: Normal | Bijection, draws: int)
     @partial(devices.program, compiler_options=QUICK)
     def draw(key: KeyArray, prior: Mixture | Product) -> Round:
         prior = prior if isinstance(prior, Product) else mixtures.extend(prior, place.dim)
-        drawn = jax.random.normal(key, (draws, mixtures.noise_size(prior)), jax.tree.leaves(prior)[0].dtype)
+        size, dtype = mixtures.noise_size(prior), jax.tree.leaves(prior)[0].dtype
 
-        def one(e: Array):
-            y = mixtures.draw(prior, e)
+        def one(key: KeyArray):
+            y = mixtures.draw(prior, jax.random.normal(key, (size,), dtype))
             log_w = inside(y) - mixtures.log_density(prior, y)
             return y, jnp.where(jnp.isnan(log_w) | jnp.isposinf(log_w), -jnp.inf, log_w)
 
-        return Round(*devices.share(one, batch_size=side_by_side)(drawn))
+        # The noise of a product is large, so it is not made for all at once.
+        return Round(*devices.share(one, batch_size=side_by_side)(jax.random.split(key, draws)))
 
     return draw
 

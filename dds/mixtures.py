@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from dds import normal
 from dds.checks import require, typed
+from dds.compiling import in_batches
 from dds.types import Mixture, Noise, Normal, Prior, Product, Scalar, State
 
 FREEDOM = 32
@@ -360,7 +361,8 @@ def fit(
     how = {"weights": weights, "shrinkage": shrinkage, "heavier": heavier}
     fit = partial(_fit, iterations, **how)
     if isinstance(start, Product):
-        return Product(jax.vmap(lambda factor, column: fit(factor, column[:, None]))(start.factors, points.T))
+        each = in_batches(lambda factor, column: fit(factor, column[:, None]), 32)
+        return Product(each(start.factors, points.T))
     return fit(start, points) if start.freedom.ndim == 0 else _fit_axes(iterations, start, points, **how)
 
 

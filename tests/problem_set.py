@@ -235,8 +235,8 @@ def banana_10():
     return of(log_density, 10, 0.0, 3.0)
 
 
-def laplace_10():
-    return of(lambda x: -jnp.sum(jnp.abs(x)) - 10 * jnp.log(2.0), 10, 0.0)
+def laplace(dim: int):
+    return of(lambda x: -jnp.sum(jnp.abs(x)) - dim * jnp.log(2.0), dim, 0.0)
 
 
 def ring_2():
@@ -250,9 +250,9 @@ def shell_5():
     return of(lambda x: -((jnp.linalg.norm(x + 1e-12) - 3) ** 2) / 0.18, 5, values, 2.0)
 
 
-def double_wells_8():
+def double_wells(dim: int):
     one = grid(lambda x: -(x**4) + 4 * x**2 + 0.3 * x, (-5.0, 5.0))
-    return of(lambda x: jnp.sum(-(x**4) + 4 * x**2 + 0.3 * x), 8, 8 * one, 1.5)
+    return of(lambda x: jnp.sum(-(x**4) + 4 * x**2 + 0.3 * x), dim, dim * one, 1.5)
 
 
 def ill_conditioned_30():
@@ -654,10 +654,12 @@ PROBLEMS: dict[str, Callable[[], Target]] = {
     "Rosenbrock, 2-d": rosenbrock_2,
     "Rosenbrock, 10-d": rosenbrock_10,
     "banana, 10-d": banana_10,
-    "Laplace, 10-d": laplace_10,
+    "Laplace, 10-d": lambda: laplace(10),
+    "Laplace, 150-d": lambda: laplace(150),
     "ring, 2-d": ring_2,
     "shell, 5-d": shell_5,
-    "double wells, 8-d": double_wells_8,
+    "double wells, 8-d": lambda: double_wells(8),
+    "double wells, 150-d": lambda: double_wells(150),
     "ill-conditioned, 30-d": ill_conditioned_30,
     "skew, 20-d": skew_20,
     "logistic, 100-d": logistic_100,
