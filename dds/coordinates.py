@@ -32,8 +32,31 @@ AVERAGED = 40
 ITERATIONS, DRAWS = 400, 64
 """The most steps of a fit, and the draws of each."""
 
+HESSIANS, EFFORT = 512, 5e11
+"""Above `dds.modes.DENSE` dimensions a fit takes Hessians up to this dimension, where they take so many operations."""
+
 PROBES = 64
 """The vectors by which `diagonal` asks for a curvature."""
+
+
+@typed
+def is_cheap(log_density: LogDensity, start: Normal) -> bool:
+    """Whether some millions of evaluations are affordable: those of a fit with Hessians, or of tempered particles.
+
+    Args:
+        log_density: The log density.
+        start: Where to look.
+
+    Returns:
+        Whether so: always up to `dds.modes.DENSE` dimensions, never above `HESSIANS`.
+
+    Example:
+        >>> is_cheap(lambda x: -jnp.sum(x**2), normal.standard(200))
+        True
+    """
+    dim = start.mean.size
+    most = ITERATIONS * DRAWS * (dim + 3)
+    return dim <= modes.DENSE or (dim <= HESSIANS and most * modes.operations(log_density, start) <= EFFORT)
 
 
 @typed

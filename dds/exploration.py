@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import modes, normal, smc
+from dds import coordinates, modes, normal, smc
 from dds.checks import typed
 from dds.compiling import in_batches, once, split
 from dds.modes import Modes
@@ -42,7 +42,8 @@ class Explored(NamedTuple):
 
     Attributes:
         points: Tempered particles.
-        settled: Whether they have arrived at the target; `None` if there are none, above `dds.modes.DENSE` dimensions.
+        settled: Whether they have arrived at the target; `None` if there are none, in many dimensions where the density
+            is not cheap (`dds.coordinates.is_cheap`).
         modes: Modes, of climbs; none, and none looked for, above `dds.modes.LARGE` dimensions.
         evaluations: The number of evaluations of the density.
     """
@@ -98,7 +99,7 @@ def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int
         return Explored(nothing, None, modes.none(start.mean.size), 0)
     modes_key, particles_key = split(key)
     found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start), kinks=True)
-    if start.mean.size > modes.DENSE:
+    if not coordinates.is_cheap(log_density, start):
         return Explored(jnp.zeros((0, start.mean.size), start.mean.dtype), None, found, found.evaluations)
     options = {"mcmc_steps": 5, "ess_threshold": 0.7, "settling": 8, "max_stages": 100}
     particles = smc.temper(particles_key, log_density, start, count, **options)

@@ -16,7 +16,7 @@ from dds import adaptation, conditional, coordinates, mixtures, modes, normal, s
 from dds.checks import typed
 from dds.compiling import in_batches, once, split
 from dds.estimators import POOR
-from dds.search import DRAWS, GOOD, Found, is_cheap, with_prior
+from dds.search import DRAWS, GOOD, Found, with_prior
 from dds.types import KeyArray, LogDensity, Mixture, Normal, Product
 
 SHARE = 0.2
@@ -175,7 +175,7 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         found: What was found.
 
     Returns:
-        What was found; the same if the density is not cheap (`dds.search.is_cheap`), if there is a neck, which
+        What was found; the same if the density is not cheap (`dds.coordinates.is_cheap`), if there is a neck, which
         particles do not pass, if they do not arrive, or if nothing better comes of them. Above `dds.modes.DENSE`
         dimensions only a product is tried.
 
@@ -192,7 +192,7 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         '4 modes; tempered particles, with a mixture for each coordinate'
     """
     dim, dtype = start.mean.size, start.mean.dtype
-    if found.neck is not None or not is_cheap(log_density, start):
+    if found.neck is not None or not coordinates.is_cheap(log_density, start):
         return found
     temper_key, product_key, mixture_key = split(key, 3)
     particles = smc.temper(temper_key, log_density, start, max(1000, adaptation.EACH * dim), settling=8)

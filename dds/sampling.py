@@ -181,7 +181,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             found = remedies.extend(search_key, log_density, found, explored.points)
             explored = exploration.explore(explore_key, log_density, start, count=4 * exploration.EXPLORERS)
             cost += explored.evaluations
-        elif "missed_mass" in doubts and not heavy:
+        elif "missed_mass" in doubts and not heavy and (found.neck is not None or "temper" in tried):
             break
         if heavy:
             found = remedies.widen(temper_key, log_density, found)
@@ -191,7 +191,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             tried.add("straighten")
         if explored is asked and found.prior is before.prior and "temper" not in tried:
             # The effective sample size of a part of the target is not to be compared with.
-            ess = estimators.POOR if doubts & {"missed_tails", "escaped"} else result.report.ess
+            ess = estimators.POOR if doubts & {"missed_tails", "missed_mass", "escaped"} else result.report.ess
             found = remedies.temper(temper_key, log_density, start, found._replace(ess=ess))
             tried.add("temper")
         cost += found.evaluations - before.evaluations

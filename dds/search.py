@@ -27,9 +27,6 @@ NARROWER = (1.0, 0.3, 0.1)
 LISTED = 0.1
 """The share of climbs to new modes above which it is not tried to list them."""
 
-HESSIANS, EFFORT = 512, 5e11
-"""Above `dds.modes.DENSE` dimensions a fit takes Hessians up to this dimension, where they take so many operations."""
-
 BRANCHES = 4
 """The most modes with which it is asked whether they are but the neck of one."""
 
@@ -116,7 +113,7 @@ def search(
         ('one mode, with a normal fit', True)
     """
     modes_key, fit_key, first_key, adapt_key, neck_key, tails_key = split(key, 6)
-    dim, dense = start.mean.size, is_cheap(log_density, start)
+    dim, dense = start.mean.size, coordinates.is_cheap(log_density, start)
     if dim > modes.LARGE:
         return _without_matrices(fit_key, log_density, start)
     found = modes.search(modes_key, log_density, start, starts=modes.affordable(log_density, start))
@@ -218,26 +215,6 @@ def with_prior(found: Found, adapted: Adapted, least: float, **changes: Any) -> 
     """
     found = found._replace(evaluations=found.evaluations + adapted.evaluations)
     return found._replace(prior=adapted.prior, ess=adapted.ess, **changes) if adapted.ess > least else found
-
-
-@typed
-def is_cheap(log_density: LogDensity, start: Normal) -> bool:
-    """Whether some millions of evaluations are affordable: those of a fit with Hessians, or of tempered particles.
-
-    Args:
-        log_density: The log density.
-        start: Where to look.
-
-    Returns:
-        Whether so: always up to `dds.modes.DENSE` dimensions, never above `HESSIANS`.
-
-    Example:
-        >>> is_cheap(lambda x: -jnp.sum(x**2), normal.standard(200))
-        True
-    """
-    dim = start.mean.size
-    most = coordinates.ITERATIONS * coordinates.DRAWS * (dim + 3)
-    return dim <= modes.DENSE or (dim <= HESSIANS and most * modes.operations(log_density, start) <= EFFORT)
 
 
 def _fit(

@@ -275,9 +275,9 @@ def test_a_density_is_cheap_in_few_dimensions_or_with_few_operations():
         return -jnp.sum(jnp.square(jnp.ones((2000, x.size)) @ x))
 
     cheap = [
-        search.is_cheap(log_density, normal.standard(dim))
+        coordinates.is_cheap(log_density, normal.standard(dim))
         for log_density in (many, costly)
-        for dim in (modes.DENSE, modes.DENSE + 1, search.HESSIANS, search.HESSIANS + 1)
+        for dim in (modes.DENSE, modes.DENSE + 1, coordinates.HESSIANS, coordinates.HESSIANS + 1)
     ]
     assert cheap == [True, True, True, False, True, False, False, False]
 
@@ -342,7 +342,7 @@ def test_a_weaker_neck_among_the_other_coordinates_is_straightened():
     assert remedies.straighten(jax.random.key(1), log_density, found._replace(neck=None)).prior is prior
 
 
-def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_explore(monkeypatch):
+def test_above_dense_dimensions_few_climbs_are_made_and_particles_explore_where_the_density_is_cheap(monkeypatch):
     dim = modes.DENSE + 1
     start = normal.standard(dim)
     found = search.search(jax.random.key(0), many, start)
@@ -357,11 +357,12 @@ def test_above_dense_dimensions_few_climbs_are_made_and_no_particles_explore(mon
     exact = LOG_Z + dim / 2 * np.log(np.pi / 2)
     assert float(found.modes.log_masses[0]) == pytest.approx(exact, rel=1e-5)
     assert remedies.extend(jax.random.key(1), many, found, jnp.zeros((20, dim))) is found
+    assert exploration.explore(jax.random.key(1), many, start).settled
+    monkeypatch.setattr(coordinates, "EFFORT", 0)
     explored = exploration.explore(jax.random.key(1), many, start)
     assert (explored.points.shape, explored.settled) == ((0, dim), None)
     assert explored.modes.counts.tolist() == [modes.FEWEST]
     assert explored.evaluations == explored.modes.evaluations
-    monkeypatch.setattr(search, "EFFORT", 0)
     assert remedies.temper(jax.random.key(1), many, start, found) is found
 
 
@@ -387,10 +388,8 @@ def test_a_density_without_a_mode(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dim", [32, modes.DENSE + 22])
-def test_modes_too_many_to_list_are_a_product(dim):
-    # Without crossovers 150 dimensions are hopeless: log Z is off by 15 then, with an effective sample size of 0.
-    target = targets.many_well(dim)
+def test_modes_too_many_to_list_are_a_product():
+    target = targets.many_well()
     assert target.log_z is not None
     assert target.start is not None
     found = search.search(jax.random.key(0), target.log_density, target.start)
