@@ -249,7 +249,7 @@ def test_what_no_path_of_its_own_finds_is_learned_from_particles():
 @pytest.mark.slow
 def test_a_mode_that_is_larger_than_every_other_is_not_all():
     # Of wells in 75 coordinates the right-hand ones together are the largest mode, and the only one that the search
-    # minds: but it has a hundred-thousandth of the whole. Particles say so, and a product is fitted to them.
+    # minds: but it has three millionths of the whole. Particles say so, and a product is fitted to them.
     target = dds.targets.many_well(150)
     assert target.log_z is not None
     result = dds.sample(KEY, target.log_density, 150, scale=2.0)
