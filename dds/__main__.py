@@ -4,11 +4,13 @@ import sys
 
 
 def main() -> None:
-    """Runs the command; what it lacks is said in one line."""
+    """Runs the command, with its compiled programs kept between runs; what it lacks is said in one line."""
     try:
         from dds.cli.main import main as run
+        from dds.compiling import keep
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}: pip install 'dds-jax[cli]' brings what the command needs.")
+    keep()
     run()
 
 

@@ -1,9 +1,12 @@
 """How functions are compiled that run once or a few times, and by which compiler not."""
 
+import hashlib
 import os
+import platform
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,6 +51,70 @@ if jaxlib.version.__version_info__ < (0, 11):  # later ones refuse a program wit
 
 once: Callable[..., Any] = partial(jax.jit, compiler_options=QUICK)
 """`jax.jit` for what runs so seldom that compiling takes longer than running."""
+
+
+def keep(folder: str | os.PathLike[str] | None = None) -> Path | None:
+    """Keeps compiled programs in a folder, so that the next process with the same target need not compile them.
+
+    The command does so by itself. Call it before anything is compiled. Before JAX takes a program it asks for its own
+    release, the options of the compiler and the kind of accelerator, but not for the CPU, and on another one a program
+    can end with an illegal instruction. So below the folder each kind of CPU has one of its own. A folder that is set
+    by the environment variable JAX_COMPILATION_CACHE_DIR or in `jax.config` stays as it is.
+
+    What XLA logs below fatal errors is turned off, for on some CPUs it says of each program that it takes that a
+    preference of its own compiler is no feature of the CPU (https://github.com/openxla/xla/issues/44565).
+
+    Args:
+        folder: Where; by default `dds-jax` in the folder of the user's caches, `XDG_CACHE_HOME` or `~/.cache`.
+
+    Returns:
+        The folder in use, which may be removed at any time, or None if it cannot be written.
+
+    Example:
+        >>> before = jax.config.jax_compilation_cache_dir
+        >>> jax.config.update("jax_compilation_cache_dir", "programs")
+        >>> print(keep())  # what is set stays
+        programs
+        >>> jax.config.update("jax_compilation_cache_dir", before)
+    """
+    settings: Any = jax.config  # whose type does not name them
+    if settings.jax_compilation_cache_dir:
+        return Path(settings.jax_compilation_cache_dir)
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        kept = Path(folder or caches / "dds-jax") / processor()
+        kept.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written: a cache is not worth an error
+        return None
+    if not os.access(kept, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(kept))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+    level = settings.jax_logging_level
+    jax.config.update("jax_logging_level", "CRITICAL")  # also of XLA, which keeps it
+    jax.config.update("jax_logging_level", level)
+    return kept
+
+
+def processor() -> str:
+    """A name of the kind of CPU, the same for those that have the same instructions.
+
+    By the model and the flags where Linux tells them; elsewhere each machine has a name of its own.
+
+    Returns:
+        Twelve hexadecimal digits.
+
+    Example:
+        >>> len(processor())
+        12
+    """
+    told = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features")
+    try:
+        first, _, _ = Path("/proc/cpuinfo").read_text().partition("\n\n")
+        kind = "\n".join(line for line in first.splitlines() if line.startswith(told))
+    except OSError:
+        kind = ""
+    return hashlib.sha256((kind or repr(platform.uname())).encode()).hexdigest()[:12]
 
 
 def split(key: KeyArray, count: int = 2) -> list[KeyArray]:

@@ -151,10 +151,10 @@ def ceilings() -> dict:
 def first(cached: bool) -> dict:
     """Seconds from the start of the command to its first update; cached: where the compiled programs are kept."""
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / "dds-scaling-cache"
-    keep = {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    keep = {"XDG_CACHE_HOME": str(folder)} if cached else {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, "-m", "dds", "funnel", "--train", "--updates", "25", "--no-pictures"]
     command += ["--output", str(folder / "output")]
-    environment = os.environ | (keep if cached else {})
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"} | keep
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     if cached:
         subprocess.run(command, check=True, **quiet)
@@ -227,7 +227,7 @@ def page(records: dict[str, list[dict]]) -> str:
             name = f"`dds.sample` of a normal target in {row['dim']:,} dimensions ({error}, {trusted})"
             parts.append(f"| {name} | {row['seconds']:.0f} | {row['megabytes']:,.0f} |")
         for row in of.get("first", []):
-            kept = "programs in a compilation cache" if row["cached"] else "nothing compiled before"
+            kept = "with the programs of a run before" if row["cached"] else "nothing compiled before"
             parts.append(f"| from the start of the command to its first 25 updates, {kept} | {row['seconds']:.0f} | |")
         if "spread" in of:
             columns = "ms per update | times as fast | s, a training of 240 updates | times as fast"
