@@ -49,7 +49,7 @@ def test(session: nox.Session) -> None:
     emitters = " --xla_cpu_use_fusion_emitters=false" if "True" in str(old) else ""
     # Commands that are run more than once, and killed, find the programs of the first run.
     quick = {
-        "XLA_FLAGS": f"--xla_backend_optimization_level=0{emitters}",
+        "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1{emitters}",
         "JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()).resolve() / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -43,7 +43,7 @@ if jaxlib.version.__version__ in BROKEN:
         stacklevel=2,
     )
 
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 1}
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 1, "xla_cpu_parallel_codegen_split_count": 1}
 """Compiler options with which XLA compiles twice as fast for a CPU, and the program is a little slower."""
 
 if jaxlib.version.__version_info__ < (0, 11):  # later ones refuse a program with an option that is gone
