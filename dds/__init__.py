@@ -41,6 +41,7 @@ from dds import (
     tails,
     targets,
     training,
+    trust,
     types,
 )
 from dds.arviz import to_arviz
@@ -100,6 +101,7 @@ __all__ = [
     "targets",
     "to_arviz",
     "training",
+    "trust",
     "types",
 ]
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dds import evaluation, results
+from dds import evaluation, results, trust
 from dds.checks import require, typed
 from dds.results import Draws, Result
 from dds.types import KeyArray
@@ -80,7 +80,7 @@ def to_arviz(key: KeyArray, result: Result | Draws, *, chains: int = 4, draws: i
         "ess": report.ess,
         "samples": report.samples,
         "pareto_k": report.pareto_k,
-        "verdict": result.verdict if known else evaluation.verdict(report),
+        "verdict": result.verdict if known else trust.verdict(report),
         "inference_library": "dds-jax",
         "inference_library_version": __version__,
     }

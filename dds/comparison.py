@@ -15,8 +15,8 @@ import numpy as np
 
 from dds.checks import require, typed
 from dds.estimators import Estimate
-from dds.evaluation import findings
 from dds.results import Result
+from dds.trust import findings
 
 
 class Model(NamedTuple):

@@ -326,6 +326,26 @@ def pareto_k(log_weights: LogWeights) -> float:
     return _pareto_shape(np.exp(relative[-tail:]) - np.exp(relative[-tail - 1]))
 
 
+@typed
+def pareto_limit(paths: int) -> float:
+    r"""The largest Pareto k with which so many paths give an estimate, $\min(1 - 1 / \log_{10} N, 0.7)$.
+
+    Args:
+        paths: How many, $N$.
+
+    Returns:
+        The limit.
+
+    References:
+        Vehtari, Simpson, Gelman, Yao and Gabry (2024), section 3.2.4.
+
+    Example:
+        >>> round(pareto_limit(1000), 3), pareto_limit(100_000)
+        (0.667, 0.7)
+    """
+    return float(min(1 - 1 / np.log10(max(paths, 11)), 0.7))
+
+
 def _pareto_shape(excesses: Float[np.ndarray, " tail"]) -> float:
     r"""The shape of a generalised Pareto distribution, by the mean of its profile likelihood.
 

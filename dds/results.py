@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import devices, estimators, evaluation, exploration, losses, recipes, smc, tails, training
+from dds import devices, estimators, evaluation, exploration, losses, recipes, smc, tails, training, trust
 from dds.checks import require, typed
 from dds.compiling import QUICK, once, split
 from dds.paths import noise_path, noise_size, sample_path, steps
@@ -203,7 +203,7 @@ def evaluate(
         jnp.asarray(log_w),
         estimators.Estimate(jnp.asarray(report.log_z), jnp.asarray(report.log_z_standard_error)),
         report,
-        evaluation.verdict(report),
+        trust.verdict(report),
         sampler,
         fit.losses,
         evaluations + counted * each,
@@ -275,7 +275,7 @@ def _is_poor(log_weights: np.ndarray, precision: float) -> bool:
     if not np.isfinite(float(estimators.log_z(log_weights).value)):
         return False
     report = evaluation.summarise(log_weights)
-    light = all(finding.holds for finding in evaluation.findings(report))
+    light = all(finding.holds for finding in trust.findings(report))
     return not (light and report.ess > estimators.POOR and report.log_z_standard_error <= precision)
 
 
@@ -311,7 +311,7 @@ def _check(
         far = tails.beyond(far_key, target.log_density, sampler.coordinates, weigh_far, points, log_weights)
         evaluations += far.evaluations + far.weighed * _each(sampler)
         checked["missed_tails"] = far.share
-        missed = far.points if far.share > evaluation.MISSED_TAILS else missed
+        missed = far.points if far.share > trust.MISSED_TAILS else missed
         highest = float(np.max(log_weights))
         alone = np.any(checked.get("explored_log_weights", -np.inf) > highest + tails.APART)  # where no path goes
         # Without climbs nothing is known of derivatives.
@@ -320,12 +320,12 @@ def _check(
             left = tails.escaped(chains_key, target.log_density, weigh_far, *start, highest=highest)
             evaluations += left.evaluations + left.weighed * _each(sampler)
             checked["escaped"] = left.share
-            missed = left.points if left.share > evaluation.ESCAPED else missed
-    if shares.sum() > evaluation.MISSED_MODES:
+            missed = left.points if left.share > trust.ESCAPED else missed
+    if shares.sum() > trust.MISSED_MODES:
         missed = explored.modes.points[int(np.argmax(shares))][None]
     elif explored.settled:
         large = evaluation.large(log_weights, checked["explored_log_weights"])
-        missed = explored.points[large] if large.mean() > evaluation.MISSED else missed
+        missed = explored.points[large] if large.mean() > trust.MISSED else missed
     return checked | {"where": evaluation.differences(missed, points, log_weights)}, evaluations
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dds import estimators, evaluation, exploration, recipes, remedies, search, targets, training
+from dds import estimators, evaluation, exploration, recipes, remedies, search, targets, training, trust
 from dds.checks import require, typed
 from dds.compiling import split
 from dds.devices import Devices, agreed, using
@@ -329,13 +329,13 @@ def beside(results: list[Result]) -> list[Result]:
     """
     known = []
     for i, result in enumerate(results):
-        others = [other.report for j, other in enumerate(results) if j != i and evaluation.is_estimated(other.report)]
+        others = [other.report for j, other in enumerate(results) if j != i and trust.is_estimated(other.report)]
         if others:
             largest = max(others, key=lambda report: report.log_z)
             report = result.report._replace(
                 log_z_of_another=largest.log_z, log_z_of_another_standard_error=largest.log_z_standard_error
             )
-            result = result._replace(report=report, verdict=evaluation.verdict(report))
+            result = result._replace(report=report, verdict=trust.verdict(report))
         known.append(result)
     return known
 
@@ -372,7 +372,7 @@ def better(one: Result, other: Result) -> Result:
 
 def _doubts(report: evaluation.Report) -> set[str]:
     blind = report._replace(log_z_true=None, missed_exact=None)
-    return {finding.name for finding in evaluation.findings(blind) if not finding.holds}
+    return {finding.name for finding in trust.findings(blind) if not finding.holds}
 
 
 @typed

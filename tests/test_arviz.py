@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dds
-from dds import estimators, evaluation
+from dds import estimators, evaluation, trust
 from dds.results import Draws
 
 # Paths from a normal distribution at 0 and of scale 2, of a target that is normal at 1 and of scale 1.
@@ -23,7 +23,7 @@ def test_shapes_names_and_attributes():
     assert {name: values.shape for name, values in posterior.items()} == {"mu": (3, 50), "school.theta": (3, 50, 2)}
     assert posterior["mu"].dims == ("chain", "draw")
     report = evaluation.summarise(LOG_W)
-    assert data.attrs["verdict"] == evaluation.verdict(report)
+    assert data.attrs["verdict"] == trust.verdict(report)
     assert data.attrs["inference_library_version"] == dds.__version__
     for name in ("log_z", "log_z_standard_error", "ess", "samples", "pareto_k"):
         assert data.attrs[name] == getattr(report, name)

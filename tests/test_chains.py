@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from jax.scipy.stats import cauchy, norm, t
 
-from dds import chains, evaluation, exploration, modes, normal, recipes, results, tails, targets, training
+from dds import chains, exploration, modes, normal, recipes, results, tails, targets, training, trust
 
 
 def rosenbrock(x):
@@ -122,8 +122,8 @@ def test_chains_are_asked_where_a_particle_lies_where_no_path_goes():
     assert (unasked.escaped, asked.missed_mass) == (None, 1 / 400)  # one of 400 is no doubt by itself
     assert unasked.ess > 0.99
     assert asked.escaped is not None
-    assert evaluation.ESCAPED < asked.escaped < 0.03
-    assert "chains from the samples go on to where no path ends" in evaluation.verdict(asked)
+    assert trust.ESCAPED < asked.escaped < 0.03
+    assert "chains from the samples go on to where no path ends" in trust.verdict(asked)
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dds import evaluation
-from dds.evaluation import Report, findings, has_heavy_tail, summarise, verdict
+from dds.evaluation import Report, has_heavy_tail, summarise
+from dds.trust import findings, verdict
 
 
 def doubts(report):

@@ -85,6 +85,7 @@ ORDER = [
     "targets",
     "storage",
     "evaluation",
+    "trust",
     "recipes",
     "results",
     "sampling",

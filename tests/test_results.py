@@ -25,6 +25,7 @@ from dds import (
     results,
     storage,
     training,
+    trust,
 )
 
 KEY = jax.random.key(0)
@@ -310,5 +311,5 @@ def test_where_mass_lies_farther_out_is_said():
     explored = explored._replace(settled=False)  # so that only the stretched samples can say it
     fit = training.fit(jax.random.key(1), *recipe[:4])
     report = results.evaluate(jax.random.key(2), target, recipe, fit, paths=4000, explored=explored).report
-    assert report.missed_tails > evaluation.MISSED_TAILS
+    assert report.missed_tails > trust.MISSED_TAILS
     assert report.where.startswith("at coordinate 1 about")

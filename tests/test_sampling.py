@@ -10,7 +10,6 @@ from dds import (
     conditional,
     coordinates,
     estimators,
-    evaluation,
     exploration,
     losses,
     mixtures,
@@ -21,6 +20,7 @@ from dds import (
     sampling,
     search,
     training,
+    trust,
 )
 from dds.results import Goal
 from dds.types import Normal, Target
@@ -56,7 +56,7 @@ def test_the_cheapest_sampler_is_enough_where_it_is(result):
         ({"log_z_standard_error": 0.01}, {"log_z_standard_error": 0.0101}),
         ({"samples": 400.0}, {"samples": 399.0}),  # of 400 samples no more can be asked
         ({"ess": estimators.POOR}, {"ess": estimators.POOR - 1e-3}),
-        ({"missed_mass": evaluation.MISSED}, {"missed_mass": evaluation.MISSED + 1e-3}),
+        ({"missed_mass": trust.MISSED}, {"missed_mass": trust.MISSED + 1e-3}),
         ({"log_z_true": 100.0}, {"missed_modes": 1.0}),  # the truth is not asked
         ({"missed_exact": 1.0}, {"nan_share": 0.5}),  # nor are exact samples
     ],

@@ -9,7 +9,8 @@ import pytest
 from problems import log_weights
 
 from dds import coordinates, estimators, families, kernels, losses, normal, paths, references, schedules, smc, targets
-from dds.evaluation import findings, summarise
+from dds.evaluation import summarise
+from dds.trust import findings
 from dds.types import Normal, Sampler
 
 
