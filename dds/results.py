@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dds import devices, estimators, evaluation, exploration, losses, recipes, smc, tails, training, trust
+from dds import choices, devices, estimators, evaluation, exploration, losses, recipes, smc, tails, training, trust
 from dds.checks import require, typed
 from dds.compiling import QUICK, once, split
 from dds.paths import noise_path, noise_size, sample_path, steps
@@ -172,7 +172,7 @@ def evaluate(
         exact = once(jax.vmap(target.sample))(jax.random.split(exact_key, paths))
         forward = weigh(forward_key, exact)
     if explored is None:
-        explored = exploration.explore(explore_key, target.log_density, recipes.starting_point(target))
+        explored = exploration.explore(explore_key, target.log_density, choices.starting_point(target))
         evaluations += explored.evaluations
     counted = len(log_w) + (0 if forward is None else paths) + len(explored.points)
 

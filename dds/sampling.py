@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dds import estimators, evaluation, exploration, recipes, remedies, search, targets, training, trust
+from dds import choices, estimators, evaluation, exploration, remedies, search, targets, training, trust
 from dds.checks import require, typed
 from dds.compiling import split
 from dds.devices import Devices, agreed, using
@@ -59,7 +59,7 @@ def sample(
 ) -> Result:
     """Draws weighted samples from an unnormalised density and estimates its normalising constant.
 
-    It looks at the target (`look`), which may be enough, and else tries recipes (`dds.recipes.ladder`), the cheapest
+    It looks at the target (`look`), which may be enough, and else tries recipes (`dds.choices.ladder`), the cheapest
     first, each trained and evaluated (`climb`), until the goal is met: a standard error of log Z and an effective
     number of samples, and nothing that speaks against them. If none meets it, the best is returned.
 
@@ -115,7 +115,7 @@ def sample(
         looked, rungs = None, iter([recipe] if recipe is not None else [])
         if recipe is None:
             looked = look(look_key, target, goal=goal, paths=paths)
-            rungs = recipes.ladder(ladder_key, target, looked.found)
+            rungs = choices.ladder(ladder_key, target, looked.found)
         return climb(climb_key, target, enumerate(rungs), train, looked, goal=goal, paths=paths, started=started)
 
 
@@ -145,7 +145,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         ... ).explored.settled
         True
     """
-    started, start, log_density = time.perf_counter(), recipes.starting_point(target), target.log_density
+    started, start, log_density = time.perf_counter(), choices.starting_point(target), target.log_density
     explore_key, search_key, *keys = split(key, 2 + 4 * LOOKS)
     explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
@@ -160,7 +160,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         if found.ess == 0:
             looked = looked._replace(found=found, explored=explored)
             break
-        recipe = recipes.importance(target, found)
+        recipe = choices.importance(target, found)
         fit = training.fit(evaluate_key, *recipe[:4])
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)

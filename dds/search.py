@@ -1,7 +1,7 @@
 """Looks at a target before anything is trained: modes, a normal fit, a neck, and a distribution to draw from.
 
 What it finds is data, `Found`: coordinates and a prior with which `dds.families.importance` is a sampler already. How
-good it is its effective sample size says; `dds.recipes.ladder` goes on from there.
+good it is its effective sample size says; `dds.choices.ladder` goes on from there.
 """
 
 from typing import Any, NamedTuple

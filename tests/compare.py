@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dds
-from dds import coordinates, estimators, normal, recipes, targets
+from dds import choices, coordinates, estimators, normal, targets
 from dds.types import Target
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -78,7 +78,7 @@ def target_named(name: str) -> Target:
 def importance_sampling(key: jax.Array, target: Target, draws: int = 400_000, chunk: int = 4000) -> dict:
     """Draws from the closest normal distribution, with weights."""
     fit_key, draw_key = jax.random.split(key)
-    start = recipes.starting_point(target)
+    start = choices.starting_point(target)
     fit, taken = coordinates.fit_from(fit_key, target.log_density, start)
 
     def weighed(key):
@@ -109,7 +109,7 @@ def tempered_smc(key: jax.Array, target: Target, moves: int = 5, leapfrog: int =
 
     require_mended()
     particles = 4000 if target.dim <= 5 else 10_000
-    start = recipes.starting_point(target)
+    start = choices.starting_point(target)
     start_key, key = jax.random.split(key)
     first = jax.vmap(partial(normal.reparameterise, start))(jax.random.normal(start_key, (particles, target.dim)))
     longest = np.pi / 2 / leapfrog
@@ -181,7 +181,7 @@ def nuts_and_bridge(key: jax.Array, target: Target, chains: int = 4, warm_up: in
             return new._replace(num_steps=state.num_steps + new.num_steps)
 
     start_key, run_key, draw_key = jax.random.split(key, 3)
-    start = recipes.starting_point(target)
+    start = choices.starting_point(target)
     first = jax.vmap(partial(normal.reparameterise, start))(jax.random.normal(start_key, (chains, target.dim)))
     # One after another, the chains would be compiled four times: side by side they cost less, also on one core.
     options = {"num_chains": chains, "chain_method": "vectorized", "progress_bar": False}

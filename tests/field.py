@@ -27,6 +27,7 @@ from compare import row, run
 
 import dds
 from dds import (
+    choices,
     distances,
     estimators,
     families,
@@ -35,7 +36,6 @@ from dds import (
     normal,
     paths,
     probability_flow,
-    recipes,
     replay,
     resampling,
     schedules,
@@ -163,7 +163,7 @@ def by_flow(sampler: Sampler, target: Target, key: jax.Array) -> dict:
 def training_of(method: str, target: Target, seed: int):
     """What is trained, the loss, and its memory."""
     kind, name, *buffer = method.split(", ")
-    place = recipes.starting_point(target)
+    place = choices.starting_point(target)
     family = families.with_potentials((FAMILIES | OTHERS)[kind](target, place), target.log_density)
     finite = losses.with_finite_gradient(target.log_density)
     if not buffer:

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 import dds
-from dds import families, losses, paths, recipes, schedules, targets, training
+from dds import choices, families, losses, paths, schedules, targets, training
 from dds.types import Sampler
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -86,7 +86,7 @@ def spread(cores: int, devices: int, **numbers: int) -> dict:
 
 def draw(count: int, dim: int) -> dict:
     """Seconds and memory of drawing so many weighted samples of an untrained sampler of 64 steps."""
-    recipe = recipes.choose(jax.random.key(0), targets.funnel(dim), numbers={"updates": 1, "steps": 64}, whiten=False)
+    recipe = choices.choose(jax.random.key(0), targets.funnel(dim), numbers={"updates": 1, "steps": 64}, whiten=False)
     result = dds.sample(jax.random.key(1), targets.funnel(dim), recipe=recipe, paths=1000)
     before, started = peak(), time.perf_counter()
     draws = dds.draw(jax.random.key(2), result, count)

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from jax.scipy.stats import cauchy, norm, t
 
-from dds import chains, exploration, modes, normal, recipes, results, tails, targets, training, trust
+from dds import chains, choices, exploration, modes, normal, recipes, results, tails, targets, training, trust
 
 
 def rosenbrock(x):
@@ -138,7 +138,7 @@ def test_a_normal_proposal_for_heavy_tails_along_lines_is_not_trusted(freedom, s
     target = targets.from_log_density(log_density, 4)
     place = normal.Normal(jnp.zeros(4), jnp.array(scale))
     recipe = recipes.build(recipes.Plan("importance", "an example", recipes.NO_STEPS, place), target)
-    explored = exploration.explore(jax.random.key(0), log_density, recipes.starting_point(target))
+    explored = exploration.explore(jax.random.key(0), log_density, choices.starting_point(target))
     fit = training.fit(jax.random.key(1), *recipe[:4])
     result = results.evaluate(jax.random.key(2), target, recipe, fit, explored=explored)
     assert getattr(result.report, name) > 0.0002

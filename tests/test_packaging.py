@@ -87,6 +87,7 @@ ORDER = [
     "evaluation",
     "trust",
     "recipes",
+    "choices",
     "results",
     "sampling",
     "comparison",

@@ -11,6 +11,7 @@ import pytest
 
 import dds
 from dds import (
+    choices,
     conditional,
     estimators,
     evaluation,
@@ -40,7 +41,7 @@ def log_density(tree):
 
 
 def small(target, **options):
-    return recipes.choose(jax.random.key(9), target, numbers=NUMBERS, **options)
+    return choices.choose(jax.random.key(9), target, numbers=NUMBERS, **options)
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +308,7 @@ def test_where_mass_lies_farther_out_is_said():
     place = normal.Normal(jnp.zeros(2), jnp.array([1.0, 4.0]))
     plan = recipes.Plan("importance", "an example", recipes.NO_STEPS, place)
     recipe = recipes.build(plan, target)
-    explored = exploration.explore(jax.random.key(0), log_density, recipes.starting_point(target))
+    explored = exploration.explore(jax.random.key(0), log_density, choices.starting_point(target))
     explored = explored._replace(settled=False)  # so that only the stretched samples can say it
     fit = training.fit(jax.random.key(1), *recipe[:4])
     report = results.evaluate(jax.random.key(2), target, recipe, fit, paths=4000, explored=explored).report

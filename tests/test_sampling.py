@@ -7,6 +7,7 @@ import pytest
 
 import dds
 from dds import (
+    choices,
     conditional,
     coordinates,
     estimators,
@@ -209,7 +210,7 @@ def test_the_ladder_ends_with_particles_where_there_are_any(monkeypatch):
         none = search.Found(
             normal.standard(dim), mixtures.of_normal(normal.standard(2)), None, 0.0, True, modes.none(2), several, "", 0
         )
-        assert len(list(recipes.ladder(KEY, target, none))) == len(expected)
+        assert len(list(choices.ladder(KEY, target, none))) == len(expected)
         assert asked == expected
         asked.clear()
 
@@ -220,7 +221,7 @@ def test_what_is_trained_runs_in_the_coordinates_of_a_neck():
     neck, _ = conditional.tabulate(target.log_density, normal.standard(4), jnp.eye(4)[:1])
     prior = mixtures.of_normal(normal.standard(4))
     found = search.Found(normal.standard(4), prior, neck, 0.1, True, modes.none(4), False, "", 0)
-    rungs = list(recipes.ladder(KEY, target, found))
+    rungs = list(choices.ladder(KEY, target, found))
     plans = [rung.plan for rung in rungs if rung.plan is not None]
     assert [plan.kind for plan in plans] == ["gates", "gates", "modes"]
     assert all(plan.neck is neck for plan in plans)
@@ -309,7 +310,7 @@ def test_a_budget_ends_the_look_the_ladder_and_a_training(monkeypatch, result):
     monkeypatch.setattr(sampling, "evaluate", doubtful)
     spent = dds.sample(KEY, log_density, 2, paths=400, seconds=1e-9)
     assert (len(evaluated), spent.recipe.plan.kind) == (1, "importance")
-    recipe = recipes.choose(KEY, result.target, numbers={"updates": 60, "batch": 4, "steps": 8})
+    recipe = choices.choose(KEY, result.target, numbers={"updates": 60, "batch": 4, "steps": 8})
     spent = dds.sample(KEY, result.target, recipe=recipe, paths=400, seconds=1e-9)
     assert len(spent.history) == sampling.BLOCK  # it ends with its first block
 

@@ -12,6 +12,7 @@ from jax.scipy.stats import norm
 
 from dds import (
     adaptation,
+    choices,
     conditional,
     coordinates,
     estimators,
@@ -23,7 +24,6 @@ from dds import (
     necks,
     normal,
     paths,
-    recipes,
     remedies,
     sampling,
     search,
@@ -245,7 +245,7 @@ def test_a_rotated_funnel(dim):
 def test_counts_in_groups_have_a_neck():
     target = problem_set.counts_in_groups()
     assert target.log_z is not None
-    found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
+    found = search.search(jax.random.key(0), target.log_density, choices.starting_point(target))
     assert found.neck is not None
     assert found.neck.order[0] == 1
     assert found.ess > 0.5
@@ -262,7 +262,7 @@ def test_above_dense_dimensions_a_neck_is_found_where_the_density_is_cheap():
     target = problem_set.many_groups()
     assert target.dim > modes.DENSE
     assert target.log_z is not None
-    found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
+    found = search.search(jax.random.key(0), target.log_density, choices.starting_point(target))
     assert found.neck is not None
     assert found.neck.order[0] == 1
     assert found.ess > 0.5
@@ -456,7 +456,7 @@ def test_uncovered_is_the_share_of_modes_on_either_side():
 def test_modes_with_heavy_tails_are_as_large_as_the_one_that_is_covered():
     # In 50 dimensions Laplace's approximation sees e^-16 of each of them: what a normal fit sees is far more.
     target = targets.student_mixture(50, modes=3)
-    start = recipes.starting_point(target)
+    start = choices.starting_point(target)
     found = modes.search(jax.random.key(0), target.log_density, start, starts=256)
     assert len(found.points) == 3
     assert np.all(np.asarray(found.log_masses) < -15)
@@ -500,7 +500,7 @@ def test_modes_with_independent_tails():
 @pytest.mark.slow
 def test_a_search_keeps_modes_with_heavy_tails():
     target = targets.student_mixture(50, modes=3)
-    found = search.search(jax.random.key(0), target.log_density, recipes.starting_point(target))
+    found = search.search(jax.random.key(0), target.log_density, choices.starting_point(target))
     assert found.finding.startswith("3 modes")
     assert np.all(np.exp(np.asarray(found.prior.log_shares)) > 0.1)
 

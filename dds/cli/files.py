@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dds import recipes, results, saving, storage, training
+from dds import choices, recipes, results, saving, storage, training
 from dds.checks import require
 from dds.recipes import Recipe
 from dds.types import Target
@@ -118,7 +118,7 @@ def summarise(options: dict[str, Any], result: results.Result) -> dict[str, Any]
         "seed": options["seed"],
         "steps": numbers.steps,
         "batch": numbers.batch,
-        "sigma": float(np.max(recipes.starting_point(result.target).scale)),
+        "sigma": float(np.max(choices.starting_point(result.target).scale)),
         "noise": numbers.noise,
         "whitened": plan.kind != "dds" and options["whiten"],
         "precision": options["precision"],

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 
 import dds
-from dds import compiling, estimators, evaluation, recipes, results, sampling, saving, training
+from dds import choices, compiling, estimators, evaluation, recipes, results, sampling, saving, training
 from dds.checks import require
 from dds.cli import files, show, tracking
 from dds.cli.named import find_target
@@ -154,9 +154,9 @@ def find_and_report(options: dict[str, Any], begun: files.Checkpoint | None) -> 
     with console.status("looking at the target"):
         if asked is None:
             looked = sampling.look(keys[0], target, goal=goal, paths=paths)
-            rungs = enumerate(recipes.ladder(keys[1], target, looked.found), start=1)
+            rungs = enumerate(choices.ladder(keys[1], target, looked.found), start=1)
         elif begun is None:
-            rungs = [(0, recipes.choose(keys[1], target, numbers=named, **asked))]
+            rungs = [(0, choices.choose(keys[1], target, numbers=named, **asked))]
     if begun is not None:
         rungs = [begun.restore(target)[:2]]
         best = saving.load(output / "result.npz", target) if begun.header["kept"] else None
