@@ -84,7 +84,9 @@ def run(target: str, seed: int) -> dict[str, object]:
     """One run of the command, and what its weighted samples look like."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--seed", str(seed), "--no-pictures", "--output", folder]
-        process = subprocess.Popen([sys.executable, "-m", "dds", target, *options], stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "dds", target, *options]
+        fresh = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # as the first run of a target
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=fresh)
         _, status, usage = os.wait4(process.pid, 0)
         assert status == 0, f"{target}, seed {seed}: status {status}"
         record = json.loads((Path(folder) / "summary.json").read_text())
