@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from dds import conditional, estimators, losses, mixtures, normal, recipes, smc
 from dds.checks import typed
 from dds.compiling import once, split
 from dds.modes import DENSE
-from dds.recipes import DEFAULTS, NO_STEPS, Plan, Recipe, build
+from dds.recipes import NO_STEPS, Plan, Recipe, build
 from dds.search import Found, search
-from dds.types import Family, KeyArray, Mixture, Normal, Target
+from dds.types import Family, KeyArray, LogDensity, Mixture, Neck, Normal, Target
 
 HEAD_START = 0.5
 """The effective sample size of the untrained sampler from which gates on the score are enough."""
@@ -141,11 +142,12 @@ def choose(
     search_key, points_key, pilot_key = split(key, 3)
     start = starting_point(target)
     if kernel == "dds":
-        plan = Plan("dds", "the control alone is learned, as published", DEFAULTS["dds"]._replace(**given), start)
+        plan = Plan(
+            "dds", "the control alone is learned, as published", recipes.DEFAULTS["dds"]._replace(**given), start
+        )
         return build(plan._replace(score_clip=score_clip, stop_score=stop_score), target)
 
-    place, cover, finding, evaluations, scattered = start, start, "the coordinates are the user's", 0, False
-    neck, log_density = None, target.log_density
+    place, finding, evaluations, scattered, neck = start, "the coordinates are the user's", 0, False, None
     if whiten:
         if found is None:
             found = search(search_key, target.log_density, start)
@@ -154,22 +156,15 @@ def choose(
             neck = found.neck
         place, scattered = found.coordinates, found.several_modes or not found.fitted
         finding = "one mode, with a neck" if found.neck is not None else found.finding
-        cover = place
-        if neck is not None:  # what moves in its coordinates passes it
-            cover = Normal(jnp.zeros_like(place.mean), jnp.asarray(2.0, place.mean.dtype))
-            log_density = normal.pull_back(conditional.bijection(neck), log_density)
-        elif scattered and found.ess > 0 and isinstance(found.prior, Mixture):
-            cover = mixtures.join(mixtures.push(place, found.prior), mixtures.of_normal(start), 0.5)
-        elif scattered:  # there are more modes than those that were found
-            cover = start
     if loss == "forward" or (loss is None and scattered):
-        points, _, _, cost, _ = smc.temper(points_key, log_density, cover, POINTS, ess_threshold=0.98)
-        if neck is not None:
-            points = once(jax.vmap(lambda y: conditional.bijection(neck).forward(y)[0]))(points)
-        elif scattered:
+        cover = _around(found, start) if found is not None and scattered else place
+        points, cost = _particles(points_key, target.log_density, cover, neck)
+        if scattered and neck is None:
             place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
         why = f"{finding}, so a network is trained on {POINTS} tempered particles"
-        plan = Plan("modes", why, DEFAULTS["modes"]._replace(**given), place, points, evaluations + cost, neck=neck)
+        plan = Plan(
+            "modes", why, recipes.DEFAULTS["modes"]._replace(**given), place, points, evaluations + cost, neck=neck
+        )
         return build(plan, target)
 
     kind, reason = "network", "a network is trained along the sampler's own paths"
@@ -179,13 +174,13 @@ def choose(
     elif target.dim > DENSE:
         kind, reason = "gates in many dimensions", "in many dimensions gates on the score are trained, few times"
     else:
-        pilot = build(Plan("gates", "", DEFAULTS["gates"], place, neck=neck), target)
+        pilot = build(Plan("gates", "", recipes.DEFAULTS["gates"], place, neck=neck), target)
         ess = _pilot(pilot.family, target.log_density, pilot_key)
-        evaluations += 1000 * (DEFAULTS["gates"].steps + 2)
+        evaluations += 1000 * (recipes.DEFAULTS["gates"].steps + 2)
         if ess > HEAD_START:
             kind, reason = "gates", f"1000 untrained paths are worth {1000 * ess:.0f}: gates on the score are enough"
     why = f"{finding}; {reason}"
-    return build(Plan(kind, why, DEFAULTS[kind]._replace(**given), place, None, evaluations, neck=neck), target)
+    return build(Plan(kind, why, recipes.DEFAULTS[kind]._replace(**given), place, None, evaluations, neck=neck), target)
 
 
 @typed
@@ -204,6 +199,27 @@ def starting_point(target: Target) -> Normal:
         1.075
     """
     return normal.standard(target.dim) if target.start is None else jax.tree.map(jnp.asarray, target.start)
+
+
+def _around(found: Found, start: Normal) -> Normal | Mixture:
+    """Where particles start if there are more modes than those that were found: from these, and from everywhere."""
+    if found.ess > 0 and isinstance(found.prior, Mixture):
+        return mixtures.join(mixtures.push(found.coordinates, found.prior), mixtures.of_normal(start), 0.5)
+    return start
+
+
+def _particles(
+    key: KeyArray, log_density: LogDensity, cover: Normal | Mixture, neck: Neck | None
+) -> tuple[Float[Array, "points dim"], int]:
+    """Tempered particles, and the evaluations they took; what moves in the coordinates of a neck passes it."""
+    if neck is None:
+        particles = smc.temper(key, log_density, cover, POINTS, ess_threshold=0.98)
+        return particles.points, particles.evaluations
+    place = conditional.bijection(neck)
+    standard = normal.standard(place.dim)
+    wide = standard._replace(scale=2 * standard.scale)
+    particles = smc.temper(key, normal.pull_back(place, log_density), wide, POINTS, ess_threshold=0.98)
+    return once(jax.vmap(lambda y: place.forward(y)[0]))(particles.points), particles.evaluations
 
 
 def _pilot(family: Family, log_density, key: KeyArray) -> float:

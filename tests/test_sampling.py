@@ -204,7 +204,7 @@ def test_the_ladder_ends_with_particles_where_there_are_any(monkeypatch):
         plan = recipes.Plan("network", "", recipes.DEFAULTS["network"], normal.standard(target.dim), points)
         return recipes.build(plan, target)
 
-    monkeypatch.setattr(recipes, "choose", choose)
+    monkeypatch.setattr(choices, "choose", choose)
     for dim, several, expected in ((2, False, [False, True]), (2, True, [True]), (modes.DENSE + 1, False, [False])):
         target = Target(dim, lambda x: -jnp.sum(x**2) / 2)
         none = search.Found(
