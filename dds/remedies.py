@@ -25,6 +25,12 @@ SHARE = 0.2
 WIDENED = 3
 """How often components are added, at most: each time for the stretch that finds most."""
 
+PARTICLES = 4000
+"""The number of tempered particles that a mixture is fitted to."""
+
+PARTS = 8
+"""The particles, for each coordinate, that a component of it has on average at least."""
+
 ENOUGH = 0.001
 """The share of the target farther out below which no component is added for it."""
 
@@ -195,7 +201,8 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
     if found.neck is not None or not coordinates.is_cheap(log_density, start):
         return found
     temper_key, product_key, mixture_key = split(key, 3)
-    particles = smc.temper(temper_key, log_density, start, max(1000, adaptation.EACH * dim), settling=8)
+    count = PARTICLES if dim <= modes.DENSE else adaptation.EACH * dim
+    particles = smc.temper(temper_key, log_density, start, count, settling=8)
     found = found._replace(evaluations=found.evaluations + particles.evaluations)
     if not particles.settled:  # as of a density without an integral, which they follow to infinity
         return found
@@ -222,7 +229,10 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
     except ValueError:  # they lie in a plane, or there are too few of them
         return found
     inside = jax.vmap(partial(normal.standardise, place))(points)
-    scales = jnp.broadcast_to(0.5 * jnp.eye(dim, dtype=dtype), (8, dim, dim))
-    mixture = Mixture(jnp.full(8, -jnp.log(8.0), dtype), inside[:8], scales, jnp.asarray(jnp.inf, dtype))
+    # Modes are seldom normal: several components for each draw from it more evenly than one.
+    parts = min(max(count // (PARTS * dim), 8), adaptation.ADAPTED)
+    means = inside[:: count // parts][:parts]  # side by side may lie copies of one particle
+    scales = jnp.broadcast_to(0.3 * jnp.eye(dim, dtype=dtype), (parts, dim, dim))
+    mixture = Mixture(jnp.full(parts, -jnp.log(parts), dtype), means, scales, jnp.asarray(jnp.inf, dtype))
     mixture = mixtures.fit(mixture, inside, equal, iterations=20)
-    return adapted_to(mixture_key, place, mixture, DRAWS, found, "a mixture")
+    return adapted_to(mixture_key, place, mixture, max(DRAWS, 256 * parts), found, "a mixture")

@@ -124,10 +124,11 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     """Looks at a target twice: for what to start from, and for points to check by; and tries the cheapest sampler.
 
     The two looks are independent. If the second finds modes that the first does not cover, both are made again, the
-    first with these modes. If it finds particles where the first would not draw, a component is added for them, where
-    that helps, and more particles are asked. If something lies farther out than any draw, the prior is widened. Where
-    none of this changes what was found, the prior is adapted in all coordinates of a neck, or else to particles
-    (`dds.remedies`). It ends where nothing new comes of it.
+    first with these modes; if there are further ones then, the prior is adapted to particles. If it finds particles
+    where the first would not draw, a component is added for them, where that helps, and more particles are asked. If
+    something lies farther out than any draw, the prior is widened. Where none of this changes what was found, the prior
+    is adapted in all coordinates of a neck, or else to particles (`dds.remedies`). It ends where nothing new comes of
+    it.
 
     Args:
         key: The random key.
@@ -171,7 +172,13 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
             break
         heavy = "widen" not in tried and bool({"pareto_k", "missed_tails"} & doubts)
         before, asked = found, explored
-        if "missed_modes" in doubts:
+        if "missed_modes" in doubts and i > 0 and "temper" not in tried:
+            # Modes come to light one after another: particles show them together.
+            found = remedies.temper(temper_key, log_density, start, found._replace(ess=estimators.POOR))
+            tried.add("temper")
+        if found.prior is not before.prior:
+            heavy = False
+        elif "missed_modes" in doubts:
             known = explored.modes
             before = found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
             explored, tried = exploration.explore(explore_key, log_density, start), set()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problem_set import egg_box
 
 import dds
 from dds import (
@@ -244,6 +245,18 @@ def test_what_no_path_of_its_own_finds_is_learned_from_particles():
     assert result.tried[-1].kind == "modes"
     assert all(tried.log_z_standard_error > 0.1 for tried in result.tried[:-1])
     assert abs(result.report.log_z - target.log_z) < 4 * result.report.log_z_standard_error < 0.6
+    assert result.verdict.startswith("Trust")
+
+
+@pytest.mark.slow
+def test_modes_that_come_to_light_one_after_another_are_fitted_together():
+    # Eighteen modes and parts of modes on the edges: each search finds some that those before did not.
+    target = egg_box()
+    assert target.log_z is not None
+    result = dds.sample(KEY, target._replace(log_z=None))
+    assert [tried.kind for tried in result.tried] == 3 * ["importance"]
+    assert "tempered particles, with a mixture" in result.recipe.why
+    assert abs(result.report.log_z - target.log_z) < 4 * result.report.log_z_standard_error < 0.04
     assert result.verdict.startswith("Trust")
 
 
