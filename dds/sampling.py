@@ -179,6 +179,7 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
         if found.prior is not before.prior:
             heavy = False
         elif "missed_modes" in doubts:
+            cost += found.evaluations - before.evaluations  # of particles that were of no help
             known = explored.modes
             before = found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
             explored, tried = exploration.explore(explore_key, log_density, start), set()

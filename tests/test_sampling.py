@@ -18,6 +18,7 @@ from dds import (
     modes,
     normal,
     recipes,
+    remedies,
     results,
     sampling,
     search,
@@ -183,6 +184,31 @@ def test_a_doubt_by_few_particles_is_asked_of_more(monkeypatch):
     looked = sampling.look(KEY, target)
     assert asked == [exploration.EXPLORERS, 4 * exploration.EXPLORERS]
     assert sampling.met(looked.result, results.GOAL)
+
+
+@pytest.mark.slow
+def test_particles_that_are_of_no_help_are_counted(monkeypatch):
+    target = dds.targets.gaussian(jnp.zeros(2), jnp.eye(2))._replace(sample=None, log_z=None)
+    evaluate, searched = sampling.evaluate, search.search
+    called = []
+
+    def doubtful(*arguments, **options):
+        return with_report(evaluate(*arguments, **options), missed_modes=0.1)
+
+    def again(*arguments, **options):
+        called.append("search")
+        return searched(*arguments, **options)
+
+    def of_no_help(key, log_density, start, found):
+        called.append("temper")
+        return found._replace(evaluations=found.evaluations + 10**9)
+
+    monkeypatch.setattr(sampling, "evaluate", doubtful)
+    monkeypatch.setattr(search, "search", again)
+    monkeypatch.setattr(remedies, "temper", of_no_help)
+    looked = sampling.look(KEY, target)
+    assert called == ["search", "search", "temper", "search"]
+    assert 10**9 < looked.evaluations < 2 * 10**9
 
 
 def test_a_sampler_that_finds_less_than_another_is_doubted(result):
