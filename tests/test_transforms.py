@@ -41,6 +41,7 @@ EAGER = (
     {
         "estimators.bridge",  # by bisection: it has no gradient
         "estimators.pareto_k",
+        "estimators.pareto_limit",
         "learned.init",
         "networks.mlp",
         "paths.potentials",
