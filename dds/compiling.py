@@ -14,6 +14,7 @@ import jaxlib.version
 import numpy as np
 from jaxtyping import Array
 
+from dds.checks import typed
 from dds.types import KeyArray
 
 BROKEN = ("0.10.2",)
@@ -53,6 +54,7 @@ once: Callable[..., Any] = partial(jax.jit, compiler_options=QUICK)
 """`jax.jit` for what runs so seldom that compiling takes longer than running."""
 
 
+@typed
 def keep(folder: str | os.PathLike[str] | None = None) -> Path | None:
     """Keeps compiled programs in a folder, so that the next process with the same target need not compile them.
 
@@ -96,6 +98,7 @@ def keep(folder: str | os.PathLike[str] | None = None) -> Path | None:
     return kept
 
 
+@typed
 def processor() -> str:
     """A name of the kind of CPU, the same for those that have the same instructions.
 

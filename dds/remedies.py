@@ -29,7 +29,7 @@ PARTICLES = 4000
 """The number of tempered particles that a mixture is fitted to."""
 
 PARTS = 8
-"""The particles, for each coordinate, that a component of it has on average at least."""
+"""The particles, for each coordinate, that a component of it has on average, unless these are but eight components."""
 
 ENOUGH = 0.001
 """The share of the target farther out below which no component is added for it."""
