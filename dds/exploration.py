@@ -76,7 +76,7 @@ def explore(key: KeyArray, log_density: LogDensity, start: Normal, *, count: int
         key: The random key, another than that of `search`.
         log_density: The log density, unnormalised.
         start: Where to look.
-        count: The number of particles, at least 2.
+        count: The number of particles, at least 4.
 
     Returns:
         The points and modes.

@@ -129,16 +129,17 @@ def temper(
     dimension. Before them are crossovers, one for every three moves: particles $z$ and $z'$ exchange some of their
     coordinates, accepted by the ratio of $\gamma_\beta(z)\, \gamma_\beta(z')$ after and before. So where parts of a
     point are nearly independent, resampling acts on each by itself; without them, with two modes in each of a hundred
-    coordinates, all particles would soon descend from a few, whose proportions of modes are chance. Proportions of
-    modes have the error of resampled particles. Where the chains do not mix, as in a narrow neck, there are too few
-    particles.
+    coordinates, all particles would soon descend from a few, whose proportions of modes are chance. Particles are in
+    two halves, and each moves in the coordinates of the other: in its own it would not keep its distribution.
+    Proportions of modes have the error of resampled particles. Where the chains do not mix, as in a narrow neck, there
+    are too few particles.
 
     Args:
         key: The random key.
         log_density: The log density, unnormalised. Points where it is not finite are lost in the first stage; if all
             are, `log_z` is not finite, and they are not settled.
         start: The distribution $q$, wide enough to reach all modes.
-        count: The number of particles, at least 2.
+        count: The number of particles, at least 4.
         mcmc_steps: The number of moves in a stage, at least 1.
         ess_threshold: The share of the particles, in (0, 1).
         max_stages: The most stages, at least 1; the last of them goes to the target whatever the weights are.
@@ -154,7 +155,8 @@ def temper(
     References:
         Del Moral, Doucet and Jasra (2006), section 3; Jasra, Stephens, Doucet and Tsagaris (2011), for the steps in
         temperature; Cotter, Roberts, Stuart and White (2013), section 4, for the moves; Liang and Wong (2001),
-        Real-parameter evolutionary Monte Carlo, for crossovers.
+        Real-parameter evolutionary Monte Carlo, for crossovers; Gilks, Roberts and George (1994), Adaptive direction
+        sampling, for moves made by the other particles.
 
     Example:
         >>> start = Normal(jnp.zeros(2), jnp.array(3.0))
@@ -168,7 +170,8 @@ def temper(
         0.5
     """
     numbers = (count, mcmc_steps, max_stages, settling, gradient)
-    return _tempered(key, log_density, start, numbers, ess_threshold)[0]
+    particles, _ = _tempered(key, log_density, start, numbers, ess_threshold)
+    return particles._replace(points=particles.points[:count])
 
 
 def _tempered(
@@ -178,13 +181,15 @@ def _tempered(
     numbers: tuple[int, int, int, int, bool],
     ess_threshold: float,
 ) -> tuple[Particles, _Population]:
-    """Particles, and all that is known of them."""
-    count, mcmc_steps, max_stages, settling, _ = numbers
-    require(count >= 2, "count", count, "at least 2")
+    """Particles, an even number, and all that is known of them."""
+    count, mcmc_steps, max_stages, settling, gradient = numbers
+    require(count >= 4, "count", count, "at least 4")
     require(mcmc_steps >= 1, "mcmc_steps", mcmc_steps, "at least 1")
     require(0 < ess_threshold < 1, "ess_threshold", ess_threshold, "in (0, 1)")
     require(max_stages >= 1, "max_stages", max_stages, "at least 1")
     require(settling >= 0, "settling", settling, "at least 0")
+    count += count % 2
+    numbers = (count, mcmc_steps, max_stages, settling, gradient)
     population, stages = _temper(log_density, numbers, key, start, ess_threshold)
     particles, _, _, log_z, rise, least, _ = population
     settled = bool(np.isfinite(log_z) & (rise < 2) & (least > COLLAPSED))
@@ -217,7 +222,7 @@ def refine(
         key: The random key.
         sampler: The sampler.
         log_density: The log density of the target.
-        count: The number of particles, at least 2.
+        count: The number of particles, at least 4.
         log_weights: Log weights of paths of the sampler.
         precision: The standard error of log Z that is wanted: the bridge rests if it changes by less than a half of
             that, or than its own standard error.
@@ -259,7 +264,7 @@ def refine(
     tempered, population = _tempered(temper_key, log_target, start, numbers, ess_threshold)
     particles, log_size = population.particles, population.log_size
     weigh = devices.program(devices.share(path, batch_size=1000))
-    points, log_w = weigh(particles.x)
+    points, log_w = weigh(particles.x[:count])
     log_z = tempered.log_z - 0.5 * size * float(np.log(2 * np.pi))
     drift, moves = 0.0, 0
     if log_weights is not None:
@@ -269,7 +274,7 @@ def refine(
                 move_key = jax.random.fold_in(further_key, moves)
                 particles, log_size = _further(log_target, gradient, move_key, start, particles, log_size)
                 moves += FURTHER
-            points, log_w = weigh(particles.x)
+            points, log_w = weigh(particles.x[:count])
             before, (bridge, error) = bridge, estimators.bridge(log_weights, log_w)
             drift = abs(float(bridge - before))
             if not drift > max(precision / 2, float(error)):
@@ -356,15 +361,31 @@ def _largest_step(log_ratios: Float[Array, " count"], limit: Scalar, ess_thresho
     return jnp.where(keeps(limit), limit, jnp.maximum(low, limit * 1e-6))
 
 
-def _place(points: Float[Array, "count dim"]) -> Normal:
-    """Coordinates in which points have mean zero and covariance one, or at least variances."""
+def _halves(particles: Any) -> Any:
+    """Particles, or whatever there is of each, in two halves."""
+    return jax.tree.map(lambda leaf: leaf.reshape(2, -1, *leaf.shape[1:]), particles)
+
+
+def _whole(halves: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), halves)
+
+
+def _places(points: Float[Array, "count dim"]) -> Normal:
+    """For each half, coordinates in which the other has mean zero and covariance one, or at least variances.
+
+    In coordinates made of themselves particles would not keep their distribution: each would see where it was.
+    """
     count, dim = points.shape
-    mean, variances = jnp.mean(points, axis=0), jnp.var(points, axis=0) + jnp.finfo(points.dtype).tiny
-    if dim > DENSE or count < 10 * dim:
-        return Normal(mean, jnp.sqrt(variances))
-    away = points - mean[None]
-    factor = jnp.linalg.cholesky(away.T @ away / count + 1e-6 * jnp.diag(variances))
-    return Normal(mean, jnp.where(jnp.isfinite(factor).all(), factor, jnp.diag(jnp.sqrt(variances))))
+
+    def place(half: Float[Array, "half dim"]) -> Normal:
+        mean, variances = jnp.mean(half, axis=0), jnp.var(half, axis=0) + jnp.finfo(half.dtype).tiny
+        if dim > DENSE or count < 10 * dim:
+            return Normal(mean, jnp.sqrt(variances))
+        away = half - mean[None]
+        factor = jnp.linalg.cholesky(away.T @ away / len(half) + 1e-6 * jnp.diag(variances))
+        return Normal(mean, jnp.where(jnp.isfinite(factor).all(), factor, jnp.diag(jnp.sqrt(variances))))
+
+    return jax.vmap(place)(_halves(points)[::-1])
 
 
 def _move(
@@ -376,12 +397,7 @@ def _move(
     mcmc_steps: int,
 ) -> tuple[_Particle, Scalar]:
     """Moves of all particles at one temperature, with one step size."""
-    place = _place(particles.x)
-
-    def residual(z: State, particle: _Particle) -> State:
-        score = beta * particle.score + (1 - beta) * particle.start_score
-        score = score * place.scale if place.scale.ndim < 2 else score @ place.scale
-        return jnp.where(jnp.isfinite(score).all(), z + score, 0)
+    places, halves = _places(particles.x), _halves(particles)
 
     def step(carry, key):
         chains, log_size = carry
@@ -389,29 +405,37 @@ def _move(
         size = jnp.minimum(jnp.exp(log_size), 2)
         keep = (2 - size) / (2 + size)
         width = jnp.sqrt(1 - keep**2)
-        noise = jax.random.normal(noise_key, particles.x.shape, particles.x.dtype)
-        uniforms = jax.random.uniform(accept_key, noise.shape[:1], noise.dtype)
+        noise = jax.random.normal(noise_key, halves.x.shape, halves.x.dtype)
+        uniforms = jax.random.uniform(accept_key, noise.shape[:2], noise.dtype)
 
-        def mean(z: State, particle: _Particle) -> State:
-            away = residual(z, particle)
-            length = jnp.sqrt(jnp.mean(away**2))
-            return keep * z + (1 - keep) / (1 + width * length) * away
+        def move(place: Normal, chains: tuple[State, _Particle], noise: Array, uniforms: Array):
+            def mean(z: State, particle: _Particle) -> State:
+                score = beta * particle.score + (1 - beta) * particle.start_score
+                score = score * place.scale if place.scale.ndim < 2 else score @ place.scale
+                away = jnp.where(jnp.isfinite(score).all(), z + score, 0)
+                length = jnp.sqrt(jnp.mean(away**2))
+                return keep * z + (1 - keep) / (1 + width * length) * away
 
-        def one(chain: tuple[State, _Particle], noise: State, uniform: Scalar):
-            z, particle = chain
-            other = mean(z, particle) + width * noise
-            found = at(normal.reparameterise(place, other))
-            back = (z - mean(other, found)) / width
-            log_rate = _level(beta, found) - _level(beta, particle) + 0.5 * jnp.sum((noise - back) * (noise + back))
-            rate = jnp.where(jnp.isnan(log_rate), 0.0, jnp.exp(jnp.minimum(log_rate, 0)))
-            return jax.tree.map(lambda new, old: jnp.where(uniform < rate, new, old), (other, found), chain), rate
+            def one(chain: tuple[State, _Particle], noise: State, uniform: Scalar):
+                z, particle = chain
+                other = mean(z, particle) + width * noise
+                found = at(normal.reparameterise(place, other))
+                back = (z - mean(other, found)) / width
+                log_rate = _level(beta, found) - _level(beta, particle) + 0.5 * jnp.sum((noise - back) * (noise + back))
+                rate = jnp.where(jnp.isnan(log_rate), 0.0, jnp.exp(jnp.minimum(log_rate, 0)))
+                return jax.tree.map(partial(jnp.where, uniform < rate), (other, found), chain), rate
 
-        chains, rates = devices.share(one)(chains, noise, uniforms)
+            return devices.share(one)(chains, noise, uniforms)
+
+        chains, rates = jax.vmap(move)(places, chains, noise, uniforms)
         return (chains, jnp.minimum(log_size + 0.5 * (jnp.mean(rates) - ACCEPTANCE), jnp.log(2.0))), None
 
-    chains = (jax.vmap(partial(normal.standardise, place))(particles.x), particles)
-    ((_, particles), log_size), _ = jax.lax.scan(step, (chains, log_size), jax.random.split(key, mcmc_steps))
-    return particles, log_size
+    def inside(place: Normal, points: Float[Array, "half dim"]) -> Float[Array, "half dim"]:
+        return jax.vmap(partial(normal.standardise, place))(points)
+
+    chains = (jax.vmap(inside)(places, halves.x), halves)
+    ((_, halves), log_size), _ = jax.lax.scan(step, (chains, log_size), jax.random.split(key, mcmc_steps))
+    return _whole(halves), log_size
 
 
 def _crossovers(mcmc_steps: int, points: Float[Array, "count dim"]) -> int:
@@ -422,14 +446,14 @@ def _crossovers(mcmc_steps: int, points: Float[Array, "count dim"]) -> int:
 def _cross(
     key: KeyArray, at: Callable[[State], _Particle], beta: Scalar, particles: _Particle, crossovers: int
 ) -> _Particle:
-    """Particles after crossovers: all are paired, and pairs exchange half of their coordinates, or few."""
-    place = _place(particles.x)
+    """Particles after crossovers: those of a half are paired, and pairs exchange half of their coordinates, or few."""
+    places = _places(particles.x)
     count, dim = particles.x.shape
-    pairs = count // 2
+    pairs = count // 4
 
-    def cross(particles: _Particle, key: KeyArray) -> tuple[_Particle, None]:
+    def cross(place: Normal, particles: _Particle, key: KeyArray) -> _Particle:
         order_key, share_key, chosen_key, accept_key = jax.random.split(key, 4)
-        order = jax.random.permutation(order_key, count)[: 2 * pairs]
+        order = jax.random.permutation(order_key, count // 2)[: 2 * pairs]
         before = jax.tree.map(lambda leaf: leaf[order], particles)
         shares = 0.5 * dim ** -jax.random.uniform(share_key, (pairs, 1))
         chosen = jnp.tile(jax.random.uniform(chosen_key, (pairs, dim)) < shares, (2, 1))
@@ -442,9 +466,12 @@ def _cross(
         def choose(whole: Array, new: Array, old: Array) -> Array:
             return whole.at[order].set(jnp.where(accepted.reshape(-1, *[1] * (new.ndim - 1)), new, old))
 
-        return jax.tree.map(choose, particles, after, before), None
+        return jax.tree.map(choose, particles, after, before)
 
-    return jax.lax.scan(cross, particles, jax.random.split(key, crossovers))[0]
+    def both(halves: _Particle, key: KeyArray) -> tuple[_Particle, None]:
+        return jax.vmap(cross)(places, halves, jax.random.split(key)), None
+
+    return _whole(jax.lax.scan(both, _halves(particles), jax.random.split(key, crossovers))[0])
 
 
 def _level(beta: Scalar, particle: _Particle) -> Scalar:

@@ -27,12 +27,47 @@ def test_particles_are_distributed_as_the_target():
         assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * error)
 
 
+def test_particles_do_not_move_towards_their_own_mean():
+    # 160 exact samples in 16 dimensions: in coordinates made of themselves their mean square would be pulled to that
+    # in which their own is one, 4% below the truth.
+    log_density, count = partial(normal.log_density, normal.standard(16)), 160
+    at = partial(smc._at, log_density, True, normal.standard(16))
+
+    def moved(key, move):
+        draw_key, move_key = jax.random.split(key)
+        particles = jax.vmap(at)(jax.random.normal(draw_key, (count, 16)))
+        return jnp.mean(move(move_key, particles).x ** 2)
+
+    def move(key, particles):
+        return smc._move(key, at, jnp.ones(()), particles, jnp.zeros(()), 1)[0]
+
+    def cross(key, particles):
+        return smc._cross(key, at, jnp.ones(()), particles, 10)
+
+    for each in (move, cross):
+        squares = jax.jit(jax.vmap(partial(moved, move=each)))(jax.random.split(jax.random.key(0), 50))
+        assert abs(np.mean(squares) - 1) < 5 * np.std(squares) / np.sqrt(50)
+
+
+def test_few_particles_in_many_dimensions_do_not_make_log_z_too_large():
+    # Ten particles for each dimension, six keys.
+    covariance = np.diag(np.logspace(-2, 0, 16))
+    target, start = targets.gaussian(jnp.zeros(16), jnp.asarray(covariance)), Normal(jnp.ones(16), jnp.array(2.0))
+    log_zs = [smc.temper(jax.random.key(i), target.log_density, start, 160).log_z for i in range(6)]
+    assert abs(np.mean(log_zs)) < 5 * np.std(log_zs) / np.sqrt(5)
+
+
+@pytest.mark.parametrize("count", [4, 7])
+def test_any_number_of_particles(count):
+    assert smc.temper(jax.random.key(0), lambda x: -(x @ x), normal.standard(2), count).points.shape == (count, 2)
+
+
 def test_crossovers_leave_particles_distributed_as_they_were():
     # Exact samples of correlated coordinates with two modes, which most exchanges would spoil.
     means = jnp.array([[-2.0, -2.0, 0.0], [2.0, 2.0, 1.0]])
     target = targets.gaussian_mixture(means, jnp.array([0.5, 1.0]), jnp.array([1.0, 3.0]))
     at = partial(smc._at, target.log_density, True, Normal(jnp.zeros(3), jnp.array(3.0)))
-    exact = jax.vmap(target.sample)(jax.random.split(jax.random.key(0), 20_001))
+    exact = jax.vmap(target.sample)(jax.random.split(jax.random.key(0), 20_000))
     cross = jax.jit(lambda key, particles, count: smc._cross(key, at, jnp.ones(()), particles, count), static_argnums=2)
     before = jax.jit(jax.vmap(at))(exact)
     once, crossed = (cross(jax.random.key(1), before, count) for count in (1, 10))
@@ -40,7 +75,7 @@ def test_crossovers_leave_particles_distributed_as_they_were():
     np.testing.assert_allclose(crossed.log_gamma, jax.vmap(target.log_density)(crossed.x), rtol=1e-4)
     for f in (lambda x: x, jnp.abs, lambda x: x * jnp.roll(x, 1, axis=1), lambda x: (x > 0).astype(float)):
         one, two = np.asarray(f(crossed.x), float), np.asarray(f(exact), float)
-        assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * np.sqrt(2 / 20_001) * two.std(axis=0))
+        assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * np.sqrt(2 / 20_000) * two.std(axis=0))
 
 
 def test_proportions_of_many_independent_modes(monkeypatch):
@@ -100,12 +135,12 @@ def test_refined_paths_are_of_the_target():
 
 
 def test_refined_paths_move_until_the_bridge_rests(monkeypatch):
-    # A sampler narrower than the target in each of twenty coordinates: paths reach the tails only step by step.
-    family = families.importance(Normal(jnp.zeros(20), jnp.array(0.75)))
+    # A target with heavier tails than the sampler in each of twenty coordinates: paths reach them only step by step.
+    family = families.importance(normal.standard(20))
     sampler = family.sampler(())
 
     def log_density(x):
-        return normal.log_density(normal.standard(20), x)
+        return -jnp.sum(jnp.abs(x)) - 20 * jnp.log(2)
 
     own = log_weights(jax.random.key(7), sampler, log_density, 10_000)
     further, seen = smc._further, []
@@ -122,8 +157,8 @@ def test_refined_paths_move_until_the_bridge_rests(monkeypatch):
     assert few.drift == 0
     assert (more.log_z, more.stages) == (few.log_z, few.stages)
     before, after = (estimators.bridge(own, each.log_weights) for each in (few, more))
-    assert float(before.value) < -0.05
-    assert abs(float(after.value)) < 0.04
+    assert float(before.value) < -5 * float(before.standard_error)
+    assert abs(float(after.value)) < 4 * float(after.standard_error)
     # Each move starts where the last one ended.
     assert all(np.array_equal(*pair) for pair in zip(seen[1:-1:2], seen[2::2], strict=True))
     # It went on only while it had not come to rest.
@@ -155,7 +190,7 @@ def test_the_last_stage_goes_to_the_target():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("count", 1), ("mcmc_steps", 0), ("ess_threshold", 1.0), ("ess_threshold", 0.0), ("max_stages", 0)],
+    [("count", 3), ("mcmc_steps", 0), ("ess_threshold", 1.0), ("ess_threshold", 0.0), ("max_stages", 0)],
 )
 def test_options_of_temper(option, value):
     start = Normal(jnp.zeros(1), jnp.ones(()))
