@@ -54,14 +54,14 @@ def test(session: nox.Session) -> None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    pytest(session, "-m", "not slow", "-n", "2", "tests", "--doctest-modules", "--pyargs", "dds", **quick)
+    pytest(session, "-m", "not slow", "tests", "--doctest-modules", "--pyargs", "dds", **quick)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """Whole runs and statistical tests, which take long."""
     install(session, "test", ".[cli,wandb]")
-    pytest(session, "-m", "slow", "-n", "2", "tests")
+    pytest(session, "-m", "slow", "tests")
 
 
 @nox.session
@@ -187,4 +187,5 @@ def install(session: nox.Session, group: str, *packages: str) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
-    session.run("pytest", *arguments, *session.posargs, env=env)
+    # Two processes, each with tests that stand side by side: these share programs.
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *arguments, *session.posargs, env=env)
