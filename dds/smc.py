@@ -182,18 +182,16 @@ def _tempered(
     ess_threshold: float,
 ) -> tuple[Particles, _Population]:
     """Particles, an even number, and all that is known of them."""
-    count, mcmc_steps, max_stages, settling, gradient = numbers
+    count, mcmc_steps, max_stages, settling, _ = numbers
     require(count >= 4, "count", count, "at least 4")
     require(mcmc_steps >= 1, "mcmc_steps", mcmc_steps, "at least 1")
     require(0 < ess_threshold < 1, "ess_threshold", ess_threshold, "in (0, 1)")
     require(max_stages >= 1, "max_stages", max_stages, "at least 1")
     require(settling >= 0, "settling", settling, "at least 0")
-    count += count % 2
-    numbers = (count, mcmc_steps, max_stages, settling, gradient)
     population, stages = _temper(log_density, numbers, key, start, ess_threshold)
     particles, _, _, log_z, rise, least, _ = population
     settled = bool(np.isfinite(log_z) & (rise < 2) & (least > COLLAPSED))
-    evaluations = count * (int(stages) * (mcmc_steps + _crossovers(mcmc_steps, population.particles.x)) + 1)
+    evaluations = len(particles.x) * (int(stages) * (mcmc_steps + _crossovers(mcmc_steps, population.particles.x)) + 1)
     return Particles(particles.x, float(log_z), int(stages), evaluations, settled), population
 
 
@@ -280,7 +278,7 @@ def refine(
             if not drift > max(precision / 2, float(error)):
                 break
     each = jax.tree.leaves(sampler.reference.rows)[0].shape[0] + 1
-    evaluations = (tempered.evaluations + moves * count) * each
+    evaluations = (tempered.evaluations + moves * len(particles.x)) * each
     return Refined(points, log_w, log_z, evaluations, tempered.stages, drift)
 
 
@@ -293,6 +291,7 @@ def _temper(
     ess_threshold: Scalar,
 ) -> tuple[_Population, Int[Array, ""]]:
     count, mcmc_steps, max_stages, settling, gradient = numbers
+    count += count % 2
     at = partial(_at, log_density, gradient, start)
 
     def stage(carry):
