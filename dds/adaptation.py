@@ -213,10 +213,11 @@ def _improve(mixture: Mixture, points: Array, weights: Array, wide: Mixture | No
 
 @once
 def _improve_product(product: Product, points: Array, weights: Array) -> Product:
-    """The product fitted to weighted points; in each coordinate the lightest component makes way for a wide one."""
+    """The product fitted to weighted points; in each factor the lightest component makes way for a wide one."""
     dim = points.shape[1]
     how = {"shrinkage": SHRINKAGE, "heavier": HEAVIER / dim}
     factors = mixtures.fit(product, points, weights, iterations=3, **how).factors
+    points = mixtures.turn(product, points)
     mean = weights @ points
     spread = 3 * jnp.sqrt(weights @ (points - mean[None]) ** 2)
 
@@ -224,7 +225,7 @@ def _improve_product(product: Product, points: Array, weights: Array) -> Product
         wide = mixtures.of_normal(Normal(mean[None], spread))
         return _replace_lightest(factor, wide, WIDE / dim)
 
-    return Product(jax.vmap(widened)(factors, mean, spread))
+    return product._replace(factors=jax.vmap(widened)(factors, mean, spread))
 
 
 def _replace_lightest(mixture: Mixture, other: Mixture, share: float) -> Mixture:

@@ -97,7 +97,8 @@ def draw(distribution: Prior, noise: Noise) -> State:
         return normal.reparameterise(distribution, noise)
     if isinstance(distribution, Product):
         noise = noise.reshape(len(distribution.factors.means), -1)
-        return jax.vmap(draw)(distribution.factors, noise)[:, 0]
+        turned = jax.vmap(draw)(distribution.factors, noise)[:, 0]
+        return turned if distribution.rotation is None else turned @ distribution.rotation
     log_shares, means, scales, freedom = distribution
     e, level, squares = jnp.split(noise, [means.shape[1], means.shape[1] + 1])
     bounds = jnp.cumsum(jnp.exp(log_shares))
@@ -138,7 +139,7 @@ def log_density(distribution: Prior, x: State) -> Scalar:
     if isinstance(distribution, Normal):
         return normal.log_density(distribution, x)
     if isinstance(distribution, Product):
-        return jnp.sum(jax.vmap(log_density)(distribution.factors, x[:, None]))
+        return jnp.sum(jax.vmap(log_density)(distribution.factors, turn(distribution, x)[:, None]))
     return jax.nn.logsumexp(_parts(distribution, x)[0])
 
 
@@ -287,6 +288,26 @@ def moments(mixture: Mixture) -> Normal:
 
 
 @typed
+def turn(product: Product, x: Float[Array, "*points dim"]) -> Float[Array, "*points dim"]:
+    """The coordinates of a point, or of each of several, that are independent under a product.
+
+    Args:
+        product: The product.
+        x: The point, or points.
+
+    Returns:
+        The coordinates, turned if the product has a rotation.
+
+    Example:
+        >>> quarter = jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+        >>> turned = product(jnp.ones((4, 2)), 2)._replace(rotation=quarter)
+        >>> turn(turned, jnp.array([1.0, 2.0])).tolist()
+        [2.0, -1.0]
+    """
+    return x if product.rotation is None else x @ product.rotation.T
+
+
+@typed
 def product(points: Float[Array, "points dim"], components: int = 16) -> Product:
     """A product of mixtures of normal components around the quantiles of points: where `fit` can start.
 
@@ -328,7 +349,7 @@ def fit(
 ) -> _Fitted:
     r"""Fits a mixture to weighted points by the EM algorithm, for several degrees of freedom, and keeps the best.
 
-    A product is fitted one coordinate at a time. Where each axis has tails of its own, the axes of the components keep
+    A product is fitted one factor at a time. Where each axis has tails of its own, the axes of the components keep
     their directions.
 
     Args:
@@ -362,7 +383,7 @@ def fit(
     fit = partial(_fit, iterations, **how)
     if isinstance(start, Product):
         each = in_batches(lambda factor, column: fit(factor, column[:, None]), 32)
-        return Product(each(start.factors, points.T))
+        return start._replace(factors=each(start.factors, turn(start, points).T))
     return fit(start, points) if start.freedom.ndim == 0 else _fit_axes(iterations, start, points, **how)
 
 

@@ -238,9 +238,9 @@ def template(description: dict[str, Any]) -> Plan:
     return Plan(**rest, **arrays)
 
 
-def _prior(log_shares: Array, *rest: Array) -> Mixture | Product:
-    mixture = Mixture(log_shares, *rest)
-    return mixture if log_shares.ndim == 1 else Product(mixture)
+def _prior(log_shares: Array, means: Array, scales: Array, freedom: Array, *rotation: Array) -> Mixture | Product:
+    mixture = Mixture(log_shares, means, scales, freedom)
+    return mixture if log_shares.ndim == 1 else Product(mixture, *rotation)
 
 
 def _neck(order: Array, shear: Array, mean: Array, scale: Array, *rest: Array) -> Neck:

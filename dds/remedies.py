@@ -160,12 +160,13 @@ def widen(key: KeyArray, log_density: LogDensity, found: Found) -> Found:
 def _joined(
     prior: Mixture | Product, points: Float[Array | np.ndarray, "points dim"], share: float
 ) -> Mixture | Product:
-    """A prior with a component for points, for a share of the draws; in a product a part of it in each coordinate."""
+    """A prior with a component for points, for a share of the draws; in a product a part of it in each factor."""
     points = jnp.asarray(points)
+    points = mixtures.turn(prior, points) if isinstance(prior, Product) else points
     mean, scale = jnp.mean(points, axis=0), jnp.std(points, axis=0) + 1e-6
     if isinstance(prior, Product):
         parts = jax.vmap(lambda mean, scale: mixtures.of_normal(Normal(mean[None], scale)))(mean, scale)
-        return Product(jax.vmap(partial(mixtures.join, share=share / len(mean)))(prior.factors, parts))
+        return prior._replace(factors=jax.vmap(partial(mixtures.join, share=share / len(mean)))(prior.factors, parts))
     few = prior.means.shape[1]
     return mixtures.join(prior, mixtures.of_normal(Normal(mean[:few], scale[:few])), share)
 
@@ -173,6 +174,8 @@ def _joined(
 @typed
 def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) -> Found:
     """What was found, with a product (`dds.types.Product`) or a mixture adapted to tempered particles, if it is better.
+
+    The product is one of the coordinates, and where that is not good, of independent components of them.
 
     Args:
         key: The random key.
@@ -200,7 +203,7 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
     dim, dtype = start.mean.size, start.mean.dtype
     if found.neck is not None or not coordinates.is_cheap(log_density, start):
         return found
-    temper_key, product_key, mixture_key = split(key, 3)
+    temper_key, product_key, mixture_key, component_key = split(key, 4)
     count = PARTICLES if dim <= modes.DENSE else adaptation.EACH * dim
     particles = smc.temper(temper_key, log_density, start, count, settling=8)
     found = found._replace(evaluations=found.evaluations + particles.evaluations)
@@ -215,13 +218,18 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
         finding = f"{before}; tempered particles, with {how}"
         return with_prior(found, adapted, 1.2 * found.ess, finding=finding, **changes)
 
+    def with_product(key: KeyArray, place: Normal, rotation: Array | None, found: Found, each: str) -> Found:
+        inside = jax.vmap(partial(normal.standardise, place))(points)
+        product = mixtures.product(inside if rotation is None else inside @ rotation.T)._replace(rotation=rotation)
+        product = mixtures.fit(product, inside, equal, iterations=20, shrinkage=adaptation.SHRINKAGE)
+        product = _joined(product, 3 * inside, adaptation.WIDE)
+        return adapted_to(
+            key, place, product, max(DRAWS, 4 * adaptation.EACH * dim), found, f"a mixture for each {each}"
+        )
+
     place = Normal(jnp.mean(points, axis=0), jnp.std(points, axis=0))
     if dim > 1 and float(jnp.min(place.scale)) > 0:
-        inside = jax.vmap(partial(normal.standardise, place))(points)
-        product = mixtures.fit(mixtures.product(inside), inside, equal, iterations=20, shrinkage=adaptation.SHRINKAGE)
-        product = _joined(product, 3 * inside, adaptation.WIDE)
-        draws = max(DRAWS, 4 * adaptation.EACH * dim)
-        found = adapted_to(product_key, place, product, draws, found, "a mixture for each coordinate")
+        found = with_product(product_key, place, None, found, "coordinate")
     if found.ess > GOOD or dim > modes.DENSE:
         return found
     try:
@@ -229,6 +237,11 @@ def temper(key: KeyArray, log_density: LogDensity, start: Normal, found: Found) 
     except ValueError:  # they lie in a plane, or there are too few of them
         return found
     inside = jax.vmap(partial(normal.standardise, place))(points)
+    if dim > 1:
+        rotation = coordinates.independent(inside)
+        found = with_product(component_key, place, rotation, found, "independent component")
+    if found.ess > GOOD:
+        return found
     # Modes are seldom normal: several components for each draw from it more evenly than one.
     parts = min(max(count // (PARTS * dim), 8), adaptation.ADAPTED)
     means = inside[:: count // parts][:parts]  # side by side may lie copies of one particle

@@ -80,13 +80,15 @@ class Mixture(NamedTuple):
 
 
 class Product(NamedTuple):
-    """Independent coordinates, each with a mixture of its own.
+    """Independent coordinates, or coordinates that are independent once turned, each with a mixture of its own.
 
     Attributes:
         factors: The mixtures, of one dimension, each array with a leading axis for the coordinates.
+        rotation: The orthogonal matrix that turns the coordinates of a point, or `None`.
     """
 
     factors: Mixture
+    rotation: Float[Array, "dim dim"] | None = None
 
 
 Prior: TypeAlias = Normal | Mixture | Product

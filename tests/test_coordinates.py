@@ -73,6 +73,26 @@ def test_moments(float64):
         coordinates.moments(jnp.ones((4, 2)))
 
 
+def test_independent_components_are_found(float64):
+    # Skewed, bimodal, heavy-tailed and flat ones, turned; a component is known up to its sign and place.
+    rng = np.random.default_rng(0)
+    count, dim = 4000, 8
+    wells = np.where(rng.random((count, 2)) < 0.15, -1.7, 1.7) + 0.3 * rng.normal(size=(count, 2))
+    others = rng.exponential(size=(count, 2)), rng.laplace(size=(count, 2)), rng.uniform(size=(count, 2))
+    independent = np.concatenate([wells, *others], axis=1)
+    mixed = independent @ rng.normal(size=(dim, dim))
+    fit = coordinates.moments(mixed)
+    z = np.linalg.solve(fit.scale, (mixed - np.asarray(fit.mean)).T).T
+    rotation = coordinates.independent(z)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(dim), atol=1e-12)
+    alike = np.abs(np.corrcoef((z @ rotation.T).T, independent.T)[:dim, dim:])
+    # An error of each angle of about one over the square root of the count.
+    assert np.all(np.max(alike, axis=0) > 1 - 2 * dim / count)
+    assert sorted(np.argmax(alike, axis=0)) == list(range(dim))
+    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+        coordinates.independent(z, iterations=0)
+
+
 def test_where_the_fit_fails_it_is_the_start():
     # A kink has no curvature, so the steps of the fit lead nowhere.
     def kinked(x):

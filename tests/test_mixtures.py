@@ -261,6 +261,19 @@ def test_a_product_is_its_factors(float64):
     assert abs(np.corrcoef(drawn.T)[0, 1]) < 6 / np.sqrt(4000)
 
 
+def test_a_product_can_be_turned(float64):
+    rotation = jnp.asarray(scipy.stats.ortho_group(3).rvs(random_state=0))
+    along = jax.random.exponential(jax.random.key(0), (500, 3)) * jnp.array([[1.0, 2.0, 3.0]])
+    points, weights = along @ rotation, jnp.full(500, 1 / 500)
+    plain = fit(mixtures.product(along, 4), along, weights)
+    turned = fit(mixtures.product(along, 4)._replace(rotation=rotation), points, weights)
+    np.testing.assert_allclose(turned.factors.means, plain.factors.means, rtol=1e-8)
+    np.testing.assert_allclose(mixtures.turn(turned, points), along, atol=1e-12)
+    np.testing.assert_allclose(densities(turned, points), densities(plain, along), rtol=1e-8)
+    noise = jax.random.normal(jax.random.key(1), (mixtures.noise_size(plain),))
+    np.testing.assert_allclose(mixtures.draw(turned, noise) @ rotation.T, mixtures.draw(plain, noise), atol=1e-8)
+
+
 def test_the_fit_is_likelier_than_the_truth(float64):
     truth, points = two_clusters(4)
     fitted = fit(mixture_of(np.inf, **START), points, jnp.full(1000, 1 / 1000))

@@ -136,10 +136,15 @@ def test_a_loaded_result_can_be_trained_further(result, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *runs)
 
 
-def test_a_plan_with_a_neck_is_kept(tmp_path):
-    target = dds.targets.funnel(3)
-    neck, _ = conditional.tabulate(target.log_density, normal.standard(3), jnp.eye(3)[:1])
-    prior = mixtures.extend(mixtures.of_normal(normal.standard(1)), 3)
+@pytest.mark.parametrize("kind", ["neck", "product", "turned product"])
+def test_a_plan_with_all_its_arrays_is_kept(tmp_path, kind):
+    target, neck = dds.targets.funnel(3), None
+    prior = mixtures.product(jax.random.normal(KEY, (50, 3)), 2)
+    if kind == "neck":
+        neck, _ = conditional.tabulate(target.log_density, normal.standard(3), jnp.eye(3)[:1])
+        prior = mixtures.extend(mixtures.of_normal(normal.standard(1)), 3)
+    elif kind == "turned product":
+        prior = prior._replace(rotation=jnp.roll(jnp.eye(3), 1, axis=0))
     plan = recipes.Plan("importance", "it", recipes.NO_STEPS, normal.standard(3), prior=prior, neck=neck)
     storage.save(tmp_path / "plan.npz", recipes.arrays_of(plan), header=recipes.describe(plan))
     again = recipes.template(storage.read_header(tmp_path / "plan.npz"))

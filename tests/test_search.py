@@ -408,6 +408,25 @@ def test_modes_too_many_to_list_are_a_product():
 
 
 @pytest.mark.slow
+def test_modes_of_mixed_coordinates_are_a_product_of_independent_components():
+    # Two modes in each of 24 coordinates, behind a triangular matrix of determinant one: 16 million modes.
+    mix = jnp.eye(24) + 0.3 * jnp.tril(jax.random.normal(jax.random.key(3), (24, 24)), -1)
+
+    def log_density(x):
+        y = mix @ x
+        left, right = norm.logpdf(y, -2.0, 0.5) + jnp.log(0.3), norm.logpdf(y, 1.5, 0.7) + jnp.log(0.7)
+        return jnp.sum(jnp.logaddexp(left, right)) + LOG_Z
+
+    start = Normal(jnp.zeros(24), jnp.array(3.0))
+    found = search.search(jax.random.key(0), log_density, start)
+    assert found.ess < 0.01
+    product = remedies.temper(jax.random.key(1), log_density, start, found)
+    assert product.finding.endswith("a mixture for each independent component")
+    assert product.ess > 0.2
+    requires_z(drawn(log_density, product)[1])
+
+
+@pytest.mark.slow
 def test_a_plain_fit_is_relied_on_after_a_second_opinion(monkeypatch):
     def kinked(x):
         return -jnp.sum(jnp.abs(x))
