@@ -33,6 +33,9 @@ AVERAGED = 40
 ITERATIONS, DRAWS = 400, 64
 """The most steps of a fit, and the draws of each."""
 
+TURNS = 200
+"""The most iterations in which samples are turned to independent components."""
+
 HESSIANS, EFFORT = 512, 5e11
 """Above `dds.modes.DENSE` dimensions a fit takes Hessians up to this dimension, where they take so many operations."""
 
@@ -240,7 +243,7 @@ def moments(samples: Float[Arrays, "samples dim"]) -> Normal:
 
 
 @typed
-def independent(samples: Float[Arrays, "samples dim"], *, iterations: int = 200) -> Float[Array, "dim dim"]:
+def independent(samples: Float[Arrays, "samples dim"]) -> Float[Array, "dim dim"]:
     r"""The rotation of standardised samples to components that are as independent as may be, by FastICA.
 
     Of all rotations $W$ it is one at which no component $y_i = w_i \cdot z$ can become less like a normal one:
@@ -252,16 +255,15 @@ def independent(samples: Float[Arrays, "samples dim"], *, iterations: int = 200)
 
     Args:
         samples: Samples with mean zero and covariance one, as in the coordinates of `moments`.
-        iterations: The most iterations, at least 1.
 
     Returns:
         The rotation $W$, a component in each row. Of several normal components any rotation may come out.
 
     Raises:
-        ValueError: If `iterations` is below 1.
+        ValueError: If a sample is not finite.
 
     References:
-        Hyvärinen (1999), Fast and robust fixed-point algorithms for independent component analysis, equation 20.
+        Hyvärinen (1999), Fast and robust fixed-point algorithms for independent component analysis.
 
     Example:
         >>> z = jax.random.laplace(jax.random.key(0), (4000, 2)) / jnp.sqrt(2)
@@ -269,10 +271,10 @@ def independent(samples: Float[Arrays, "samples dim"], *, iterations: int = 200)
         >>> abs(independent(z @ turn.T) @ turn).max(axis=1).round(1).tolist()
         [1.0, 1.0]
     """
-    require(iterations >= 1, "iterations", iterations, "at least 1")
     z = np.asarray(samples, np.float64)
+    require(bool(np.isfinite(z).all()), "samples", "some that are not", "finite")
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(z.shape[1], z.shape[1])))[0]
-    for _ in range(iterations):
+    for _ in range(TURNS):
         y = z @ rotation.T
         bell = np.exp(-(y**2) / 2)
         change = (y * bell).T @ z / len(z) - np.mean((1 - y**2) * bell, axis=0)[:, None] * rotation

@@ -361,7 +361,10 @@ def _largest_step(log_ratios: Float[Array, " count"], limit: Scalar, ess_thresho
 
 
 def _halves(particles: Any) -> Any:
-    """Particles, or whatever there is of each, in two halves."""
+    """Particles, or whatever there is of each, in two halves.
+
+    Resampling keeps their order, so copies of one are in the same half, but for those where the halves meet.
+    """
     return jax.tree.map(lambda leaf: leaf.reshape(2, -1, *leaf.shape[1:]), particles)
 
 

@@ -89,8 +89,8 @@ def test_independent_components_are_found(float64):
     # An error of each angle of about one over the square root of the count.
     assert np.all(np.max(alike, axis=0) > 1 - 2 * dim / count)
     assert sorted(np.argmax(alike, axis=0)) == list(range(dim))
-    with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
-        coordinates.independent(z, iterations=0)
+    with pytest.raises(ValueError, match="samples must be finite"):
+        coordinates.independent(np.full((4, 2), np.nan))
 
 
 def test_where_the_fit_fails_it_is_the_start():
