@@ -30,7 +30,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Tests, and the examples of the docstrings."""
+    """Tests and examples of docstrings that take seconds: closed forms and properties."""
     test(session)
 
 
@@ -42,26 +42,20 @@ def newer(session: nox.Session) -> None:
 
 def test(session: nox.Session) -> None:
     install(session, "test", ".[cli,wandb]")
-    # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
     # Nearly all of the time goes into compilation, so it is asked for less effort; `slow` compiles as users do.
     # From 0.11 on XLA would end the process at a flag that it does not know any more.
     old = session.run("python", "-c", "import jaxlib.version as v; print(v.__version_info__ < (0, 11))", silent=True)
     emitters = " --xla_cpu_use_fusion_emitters=false" if "True" in str(old) else ""
-    # Commands that are run more than once, and killed, find the programs of the first run.
-    quick = {
-        "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1{emitters}",
-        "JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()).resolve() / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    pytest(session, "-m", "not slow", "tests", "--doctest-modules", "--pyargs", "dds", **quick)
+    rolled = " --xla_backend_extra_options=xla_cpu_disable_loop_unrolling,xla_cpu_disable_slp_vectorizer"
+    flags = f"--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1{emitters}{rolled}"
+    pytest(session, "not slow", XLA_FLAGS=flags)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Whole runs and statistical tests, which take long."""
+    """Whole runs and statistical tests, and examples that are whole runs."""
     install(session, "test", ".[cli,wandb]")
-    pytest(session, "-m", "slow", "tests")
+    pytest(session, "slow")
 
 
 @nox.session
@@ -186,6 +180,14 @@ def install(session: nox.Session, group: str, *packages: str) -> None:
     session.install("--no-compile", *packages, *nox.project.dependency_groups(PROJECT, group))
 
 
-def pytest(session: nox.Session, *arguments: str, **env: str) -> None:
+def pytest(session: nox.Session, marked: str, **env: str) -> None:
+    # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
     # Two processes, each with tests that stand side by side: these share programs.
-    session.run("pytest", "-n", "2", "--dist", "worksteal", *arguments, *session.posargs, env=env)
+    # Examples of one function, and commands that are run more than once, and killed, find the programs of the first.
+    compiled = {
+        "JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()).resolve() / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    workers, where = ("-n", "2", "--dist", "worksteal"), ("tests", "--doctest-modules", "--pyargs", "dds")
+    session.run("pytest", *workers, "-m", marked, *where, *session.posargs, env=compiled | env)

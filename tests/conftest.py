@@ -4,7 +4,20 @@ import pytest
 # To look for examples, pytest imports every file, and this one belongs to a session without JAX and with a browser.
 collect_ignore = ["site_in_browser.py"]
 
+WHOLE_RUNS = {
+    *("arviz", "choices", "comparison", "exploration", "figures", "remedies"),
+    *("results", "sampling", "saving", "search", "smc"),
+}
+"""The modules whose examples look at a whole target."""
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name.split(".")[1] in WHOLE_RUNS:
+            item.add_marker("slow")
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -25,6 +25,7 @@ def test_a_round_with_a_heavy_tail_is_worth_a_tenth():
         assert Round(jnp.zeros((4096, 1)), log_weights).ess == pytest.approx(part * ess, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_product_comes_to_a_target_of_independent_coordinates():
     points = 2 * jax.random.normal(jax.random.key(1), (500, 4))
     draw = adaptation.rounds(two_wells, normal.standard(4), 2000)
@@ -56,6 +57,7 @@ def test_the_draws_are_counted_and_the_best_is_kept():
     assert jax.tree.all(jax.tree.map(np.array_equal, adapted.prior, asked[1]))
 
 
+@pytest.mark.slow
 def test_many_components_are_adapted_where_they_take_no_matrix():
     means = jax.random.normal(jax.random.key(3), (adaptation.ADAPTED + 6, 6)) / 2
     scales = jnp.broadcast_to(0.6 * jnp.eye(6), (len(means), 6, 6))

@@ -63,6 +63,7 @@ def test_each_draw_is_a_copy_of_a_sample_with_its_log_weight():
     assert np.mean(np.diff(mu) == 0) < 0.02 < np.mean(np.diff(np.sort(mu)) == 0)
 
 
+@pytest.mark.slow
 def test_a_result_that_was_resampled_is_worth_what_its_report_says():
     result = dds.sample(jax.random.key(0), lambda x: -jnp.sum(x**2) / 2, 2, paths=400)
     result = result._replace(report=result.report._replace(samples=90.0), log_weights=jnp.full(400, 1.0))

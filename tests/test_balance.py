@@ -68,6 +68,7 @@ def exact(dim=3, steps=5, log_z=2.0):
     return sampler, shifted_normal_density(mean, covariance, log_z)
 
 
+@pytest.mark.slow
 def test_all_is_the_normalising_constant_where_all_is_exact(precision):
     sampler, log_density = exact()
     path = jax.jit(lambda key: paths.sample_path(key, sampler))(jax.random.key(0))
@@ -171,6 +172,7 @@ def test_gradient_of_balance_is_that_of_constant_states(float64, loss, name):
     assert slope == pytest.approx(float((up - down) / (2 * step)), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dds", "underdamped", "pis"])
 def test_half_the_gradient_of_log_variance_is_that_of_the_reverse_kl(name):
     plain = SAMPLERS[name](SHIFTED.log_density, PLACE)
@@ -251,6 +253,7 @@ def test_a_buffer_overwrites_the_oldest_and_chooses_by_weight():
     assert set(np.unique(replay.choose(jax.random.key(1), more, 500))) == {3.0, 7.0}  # none whose weight is not finite
 
 
+@pytest.mark.slow
 def test_weights_in_a_buffer_are_those_of_its_points():
     # Chosen in proportion to its weights, points of a poor sampler are like draws of the target.
     family = families.importance(Normal(jnp.zeros(2), jnp.array(3.0)))
@@ -264,6 +267,7 @@ def test_weights_in_a_buffer_are_those_of_its_points():
     assert estimators.log_z(buffer.log_weights).value == pytest.approx(LOG_Z, abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0.5, 2.0])
 def test_langevin_moves_leave_the_target_as_it_is(float64, step):
     # So long a step is refused most of the time: without that the points would be spread too wide.
@@ -290,6 +294,7 @@ def test_langevin_moves_do_not_leave_the_support():
             replay.langevin(half, **({"moves": 1, "step": 1.0} | argument))
 
 
+@pytest.mark.slow
 def test_points_of_a_buffer_are_moved_before_they_are_noised():
     family, params = with_potentials("dds")
     sampler, ends = family.sampler(params), []
@@ -319,6 +324,7 @@ def replayed_training(updates, **options):
     )
 
 
+@pytest.mark.slow
 def test_training_with_a_buffer_resumes_bit_for_bit(tmp_path):
     family, loss, optimiser, whole = replayed_training(20)
     half = replayed_training(10)[-1]
@@ -345,6 +351,7 @@ def test_a_memory_that_changes_its_shape_is_refused():
         )
 
 
+@pytest.mark.slow
 def test_what_has_no_gradient_is_trained_by_losses_that_need_none():
     def likelihood(x):
         return np.asarray(-0.5 * np.sum((x - 1.5) ** 2, axis=-1), np.float32)
@@ -368,6 +375,7 @@ def test_what_has_no_gradient_is_trained_by_losses_that_need_none():
     assert run.params["log_z"] == pytest.approx(np.log(2 * np.pi), abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_STEPS)
 @pytest.mark.parametrize("threshold", [0.0, 0.99])
 def test_resampling_along_the_path_keeps_the_normalising_constant(name, threshold):
@@ -462,6 +470,7 @@ def test_what_the_noise_of_a_step_does_to_the_end_is_linear(float64, name):
     assert jnp.sum(paths.pull_back(sampler, covector) * noise) == pytest.approx(float(moved), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_mean_adjoint_is_that_of_the_exact_kernel(float64):
     # The innovations of the exact reversal have a mean that is linear in the state: so is what regression gives.
     sampler, _ = exact(dim=2)
@@ -482,6 +491,7 @@ def test_the_mean_adjoint_is_that_of_the_exact_kernel(float64):
         assert np.all(np.abs(slopes) < 5 * errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dds", "pis", "underdamped"])
 def test_adjoint_matching_recovers_a_normal_target(name):
     target = targets.gaussian(jnp.array([1.0, -0.5]), jnp.diag(jnp.array([0.5, 1.5])))

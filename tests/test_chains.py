@@ -33,6 +33,7 @@ def test_samples_of_the_target_stay_samples_of_it(steps):
         assert scipy.stats.kstest(np.asarray(values, float), truth.cdf).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_they_get_around_in_a_curved_valley_and_in_a_heavy_tail():
     # From one point of the valley to all of it, and from the middle of a Cauchy distribution to its quartiles.
     ends = chains.langevin(jax.random.key(0), rosenbrock, jnp.ones((4000, 2)), steps=200)
@@ -82,6 +83,7 @@ def test_no_chains_in_many_dimensions():
     assert found.evaluations == 0
 
 
+@pytest.mark.slow
 def test_a_valley_in_seven_dimensions_that_is_cut_off():
     # Each coordinate is about half the square of the last, so that the far end is long, narrow and bent.
     def hybrid(x):
@@ -102,6 +104,7 @@ def test_a_valley_in_seven_dimensions_that_is_cut_off():
     assert 0.001 < found.share < scipy.stats.norm.sf(2.4, 1, np.sqrt(1.25))
 
 
+@pytest.mark.slow
 def test_chains_are_asked_where_a_particle_lies_where_no_path_goes():
     # A shoulder with 3 % of the mass, five standard deviations away: the weights of the rest are all alike.
     def log_density(x):

@@ -53,6 +53,7 @@ def test_every_named_target_is_found_and_named_in_the_help():
         assert name in str(command.run.__doc__)
 
 
+@pytest.mark.slow
 def test_it_writes_what_it_says(monkeypatch, tmp_path, capsys):
     run(monkeypatch, "funnel", *SMALL, "--dim", 3, "--seed", 5, "--output", tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -106,6 +107,7 @@ def test_devices_of_a_cpu_have_two_threads_each(monkeypatch, before, count, afte
     assert os.environ["NPROC"] == after
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_training(monkeypatch, tmp_path):
     run(monkeypatch, "gaussian", *SMALL, "--dim", 2, "--no-pictures", "--seconds", "1e-6", "--output", tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text())["updates"] == 25  # it ends with its first block

@@ -44,6 +44,7 @@ def test_it_starts_with_a_gate_on_the_score_that_rises(float64):
             np.testing.assert_allclose(side.scale, 1, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_coordinates_and_schedule_are_learned(float64):
     # Both are those of the sampler, and the weights tell of both.
     place = jax.tree.map(lambda x: x.astype(float), PLACE)

@@ -57,6 +57,7 @@ def test_the_mass_of_a_normal_target_is_exact(float64, dim):
     assert found.counts.tolist() == [8]
 
 
+@pytest.mark.slow
 def test_climbs_arrive_from_far_out_in_heavy_tails():
     # There the density is not concave, and what a quasi-Newton step learns of the curvature has the wrong sign.
     means = np.random.default_rng(4).uniform(-10, 10, (3, 8))

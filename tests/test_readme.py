@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 IN_PYTHON, FROM_PARTS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -16,6 +17,7 @@ def execute(program):
     return names
 
 
+@pytest.mark.slow
 def test_the_one_call(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     from dds import recipes
@@ -33,6 +35,7 @@ def test_the_one_call(monkeypatch, tmp_path, capsys):
     assert names["more"].log_weights.shape == (10_000,)
 
 
+@pytest.mark.slow
 def test_the_composition_from_parts_runs_and_learns(capsys):
     names = execute(FROM_PARTS.replace("updates=500", "updates=30"))
     assert names["run"].losses[-10:].mean() < names["run"].losses[:5].mean() - 0.1

@@ -50,6 +50,7 @@ def result():
     return dds.sample(jax.random.key(0), target, paths=400, recipe=small(target))
 
 
+@pytest.mark.slow
 def test_samples_have_the_structure_and_the_moments_of_the_parameters(result):
     assert jax.tree.map(jnp.shape, result.samples) == {"a": (400, 2), "b": (400,)}
     assert abs(result.log_z.value - LOG_Z) < 6 * result.log_z.standard_error + 1e-3
@@ -85,6 +86,7 @@ def test_more_paths_are_drawn_where_they_reach_the_goal_and_are_not_too_many():
     assert results._more(np.zeros(10_000, np.float32), 10_000, goal, 10**9) == 0
 
 
+@pytest.mark.slow
 def test_more_samples_are_others(result):
     more = dds.draw(jax.random.key(1), result, 50)
     assert more.samples["a"].shape == (50, 2)
@@ -129,6 +131,7 @@ np.savez(sys.argv[1] + "/draws.npz", log_weights=draws.log_weights, **draws.samp
         dds.load(tmp_path / "other.npz", log_density)
 
 
+@pytest.mark.slow
 def test_a_loaded_result_can_be_trained_further(result, tmp_path):
     dds.save(tmp_path / "run.npz", result)
     loaded = dds.load(tmp_path / "run.npz", log_density)
@@ -243,6 +246,7 @@ def test_numpyro_samples_come_back_constrained_by_site():
     np.testing.assert_allclose(samples["double"], 2 * samples["mean"])
 
 
+@pytest.mark.slow
 def test_modes_are_asked_by_several_paths_of_a_sampler_with_steps(result, monkeypatch):
     asked = []
 

@@ -106,6 +106,7 @@ def both_modes():
     return Modes(jnp.asarray([LEFT, RIGHT], jnp.float32), scales, log_masses, np.array([2, 2]), 0)
 
 
+@pytest.mark.slow
 def test_a_normal_target():
     found = search.search(jax.random.key(0), one_mode, WIDE)
     assert found.finding == "one mode, with a normal fit"
@@ -142,6 +143,7 @@ def test_without_a_neck_the_prior_is_the_adapted_one(monkeypatch):
     assert found.prior is adapted.prior
 
 
+@pytest.mark.slow
 def test_a_neck_is_to_be_good_and_not_much_worse_than_what_there_is(monkeypatch):
     table = conditional.tabulate(a_funnel, normal.standard(3), jnp.eye(3)[:1])
     monkeypatch.setattr(necks, "search", lambda *arguments: (jnp.eye(3)[:1], 0))
@@ -342,6 +344,7 @@ def test_a_weaker_neck_among_the_other_coordinates_is_straightened():
     assert remedies.straighten(jax.random.key(1), log_density, found._replace(neck=None)).prior is prior
 
 
+@pytest.mark.slow
 def test_above_dense_dimensions_few_climbs_are_made_and_particles_explore_where_the_density_is_cheap(monkeypatch):
     dim = modes.DENSE + 1
     start = normal.standard(dim)
@@ -366,6 +369,7 @@ def test_above_dense_dimensions_few_climbs_are_made_and_particles_explore_where_
     assert remedies.temper(jax.random.key(1), many, start, found) is found
 
 
+@pytest.mark.slow
 def test_above_dense_dimensions_two_modes_are_found():
     dim = modes.DENSE + 1
     means = jnp.outer(jnp.array([-6.0, 6.0]), jnp.eye(dim)[0])
@@ -448,6 +452,7 @@ def test_a_plain_fit_is_relied_on_after_a_second_opinion(monkeypatch):
     assert plain(jnp.zeros(4096), 1e-3)
 
 
+@pytest.mark.slow
 def test_explore_settles_for_a_normal_target():
     explored = exploration.explore(jax.random.key(1), one_mode, WIDE)
     assert explored.settled is True
@@ -472,6 +477,7 @@ def test_uncovered_is_the_share_of_modes_on_either_side():
         )
 
 
+@pytest.mark.slow
 def test_modes_with_heavy_tails_are_as_large_as_the_one_that_is_covered():
     # In 50 dimensions Laplace's approximation sees e^-16 of each of them: what a normal fit sees is far more.
     target = targets.student_mixture(50, modes=3)

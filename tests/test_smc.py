@@ -14,6 +14,7 @@ from dds.trust import findings
 from dds.types import Normal, Sampler
 
 
+@pytest.mark.slow
 def test_particles_are_distributed_as_the_target():
     # Against exact samples, modes of unequal mass included: five standard errors, at the size that resampling leaves.
     # A quartic density shows at once if proposals are not rejected as they should be.
@@ -27,6 +28,7 @@ def test_particles_are_distributed_as_the_target():
         assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * error)
 
 
+@pytest.mark.slow
 def test_particles_do_not_move_towards_their_own_mean():
     # 160 exact samples in 16 dimensions: in coordinates made of themselves their mean square would be pulled to that
     # in which their own is one, 4% below the truth.
@@ -49,6 +51,7 @@ def test_particles_do_not_move_towards_their_own_mean():
         assert abs(np.mean(squares) - 1) < 5 * np.std(squares) / np.sqrt(50)
 
 
+@pytest.mark.slow
 def test_few_particles_in_many_dimensions_do_not_make_log_z_too_large():
     # Ten particles for each dimension, six keys.
     covariance = np.diag(np.logspace(-2, 0, 16))
@@ -71,6 +74,7 @@ def test_any_number_of_particles(count):
     assert smc.temper(jax.random.key(0), lambda x: -(x @ x), normal.standard(2), count).points.shape == (count, 2)
 
 
+@pytest.mark.slow
 def test_crossovers_leave_particles_distributed_as_they_were():
     # Exact samples of correlated coordinates with two modes, which most exchanges would spoil.
     means = jnp.array([[-2.0, -2.0, 0.0], [2.0, 2.0, 1.0]])
@@ -87,6 +91,7 @@ def test_crossovers_leave_particles_distributed_as_they_were():
         assert np.all(np.abs(one.mean(axis=0) - two.mean(axis=0)) < 5 * np.sqrt(2 / 20_000) * two.std(axis=0))
 
 
+@pytest.mark.slow
 def test_proportions_of_many_independent_modes(monkeypatch):
     # In each of a hundred double wells .156 of the particles are to be left; without crossovers they are copies.
     target, spread = targets.many_well(200), []
@@ -112,6 +117,7 @@ def test_particles_of_a_narrow_normal_target(gradient):
     np.testing.assert_allclose(np.cov(points.T), covariance, rtol=5 * np.sqrt(2 * 5 / 4000))
 
 
+@pytest.mark.slow
 def test_particles_settle_only_once_they_have_arrived():
     start = Normal(jnp.zeros(2), jnp.array(1.0))
     options = {"max_stages": 1, "mcmc_steps": 1}
@@ -125,6 +131,7 @@ def test_particles_settle_only_once_they_have_arrived():
     assert near.stages <= 21
 
 
+@pytest.mark.slow
 def test_refined_paths_are_of_the_target():
     # A sampler that is too wide by a half, of two coordinates; the bridge of both kinds of paths is right.
     family = families.importance(Normal(jnp.ones(2), jnp.array(1.5)))
@@ -143,6 +150,7 @@ def test_refined_paths_are_of_the_target():
         assert estimate == pytest.approx(np.log(2 * np.pi), abs=0.1)
 
 
+@pytest.mark.slow
 def test_refined_paths_move_until_the_bridge_rests(monkeypatch):
     # A target with heavier tails than the sampler in each of twenty coordinates: paths reach them only step by step.
     family = families.importance(normal.standard(20))
@@ -184,6 +192,7 @@ def test_points_without_density_are_lost():
     assert np.all(smc.temper(jax.random.key(0), log_density, start, 500).points[:, 0] > 0)
 
 
+@pytest.mark.slow
 def test_the_last_stage_goes_to_the_target():
     start = Normal(jnp.zeros(1), jnp.array(1.0))
 
@@ -216,6 +225,7 @@ def test_particles_of_a_density_that_is_nowhere_finite_do_not_settle():
     assert not np.isfinite(particles.log_z)
 
 
+@pytest.mark.slow
 def test_log_z_of_the_particles():
     start, target = Normal(jnp.zeros(2), jnp.array(3.0)), targets.gaussian(jnp.ones(2), 0.3 * jnp.eye(2))
     particles = smc.temper(jax.random.key(0), lambda x: target.log_density(x) + 4, start, 4000)
@@ -259,6 +269,7 @@ def test_a_sampler_that_sees_only_right_hand_wells_is_found_out():
     assert "found by other means" in reason
 
 
+@pytest.mark.slow
 def test_a_sampler_that_misses_nothing_is_not_suspected():
     mean, covariance = jnp.array([1.0, -2.0]), jnp.array([[2.0, 0.5], [0.5, 1.0]])
     target, place = targets.gaussian(1.5 * mean, 2.25 * covariance), Normal(jnp.zeros(2), jnp.array(1.5))

@@ -93,14 +93,17 @@ def cases(precision):
         return (lambda b: function(sampler_of(b), KEY), (fractions,))
 
     def weight_of(name):
-        def weight(parameters, place):
-            family = SAMPLERS[name](target.log_density, place)
+        made = SAMPLERS[name](target.log_density, distribution)
+
+        def weight(parameters, *place):
+            family = SAMPLERS[name](target.log_density, *place) if place else made
             _, unravel = jax.flatten_util.ravel_pytree(family.init(KEY))
             path = paths.sample_path(KEY, family.sampler(unravel(parameters)))
             return losses.log_weight(path, target.log_density)
 
-        parameters = perturbed(SAMPLERS[name](target.log_density, distribution))
-        return weight, (jax.flatten_util.ravel_pytree(parameters)[0], distribution)
+        # The table of a neck is made of Python numbers, so it is made before.
+        places = () if name == "conditional" else (distribution,)
+        return weight, (jax.flatten_util.ravel_pytree(perturbed(made))[0], *places)
 
     nodes = jnp.linspace(-1.0, 1.0, 5)[:, None]
     scalar = Normal(jnp.zeros(1), jnp.ones((1, 1)))
@@ -209,8 +212,7 @@ def cases(precision):
             (fractions, jnp.linspace(-1, 1, 8)),
         ),
         "paths.retrace": (lambda y, b: paths.retrace(y, sampler_of(b)), (states, fractions)),
-        # The table of a neck is made of Python numbers; it is the map that is compiled.
-        **{f"families.{name}": weight_of(name) for name in SAMPLERS if name != "conditional"},
+        **{f"families.{name}": weight_of(name) for name in SAMPLERS},
         "conditional.bijection": (there_and_back, (nodes**2, y)),
         "losses.log_weight": (
             lambda y, b: losses.log_weight(paths.retrace(y, sampler_of(b)), target.log_density),
@@ -285,7 +287,7 @@ def test_jit_vmap_and_grad(precision, name):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a, b[i], **tolerance), twice[0], rows)
 
     if precision == "float64" and name != "estimators.resample":  # indices have no gradient
-        check_grads(jax.jit(function), arguments, order=1, modes=["rev"], rtol=1e-4, atol=1e-5)
+        check_grads(compiled, arguments, order=1, modes=["rev"], rtol=1e-4, atol=1e-5)
 
 
 def test_the_compiler_sums_products_with_many_vectors_right():
