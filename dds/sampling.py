@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -150,62 +150,91 @@ def look(key: KeyArray, target: Target, *, goal: Goal = GOAL, paths: int = 10_00
     explore_key, search_key, *keys = split(key, 2 + 4 * LOOKS)
     explored = exploration.explore(explore_key, log_density, start)
     found = search.search(search_key, log_density, start, precision=goal.precision)
-    cost = explored.evaluations + found.evaluations
-    looked, tried, record = Looked(found, explored, None, cost), set(), ()
+    seen = known = _Known(found, explored, frozenset())
+    result, record, cost = None, (), 0
     for i in range(LOOKS):
-        evaluate_key, search_key, explore_key, temper_key = keys[4 * i : 4 * i + 4]
-        if found.ess < estimators.POOR and "temper" not in tried:
-            found, before = remedies.temper(temper_key, log_density, start, found), found
-            tried.add("temper")
-            cost += found.evaluations - before.evaluations
+        evaluate_key, *mend_keys = keys[4 * i : 4 * i + 4]
+        if known.found.ess < estimators.POOR:
+            known = _tempered(mend_keys[-1], target, known, known.found.ess)
+        found, explored, _ = seen = known
         if found.ess == 0:
-            looked = looked._replace(found=found, explored=explored)
             break
         recipe = choices.importance(target, found)
         fit = training.fit(evaluate_key, *recipe[:4])
         seconds = time.perf_counter() - started
         result = evaluate(evaluate_key, target, recipe, fit, goal=goal, paths=paths, explored=explored, seconds=seconds)
-        record += result.tried
-        looked, cost = Looked(found, explored, result._replace(tried=record), 0), cost + result.evaluations
-        doubts = _doubts(result.report)
+        record, cost = record + result.tried, cost + result.evaluations
+        result = result._replace(tried=record)
         if met(result, goal) or i == LOOKS - 1 or spent(goal, started):
             break
-        heavy = "widen" not in tried and bool({"pareto_k", "missed_tails"} & doubts)
-        before, asked = found, explored
-        if "missed_modes" in doubts and i > 0 and "temper" not in tried:
-            # Modes come to light one after another: particles show them together.
-            found = remedies.temper(temper_key, log_density, start, found._replace(ess=estimators.POOR))
-            tried.add("temper")
-        if found.prior is not before.prior:
-            heavy = False
-        elif "missed_modes" in doubts:
-            cost += found.evaluations - before.evaluations  # of particles that were of no help
-            known = explored.modes
-            before = found = search.search(search_key, log_density, start, known=known, precision=goal.precision)
-            explored, tried = exploration.explore(explore_key, log_density, start), set()
-            cost += found.evaluations + explored.evaluations
-        elif "missed_mass" in doubts and len(explored.points) <= exploration.EXPLORERS:
-            # Is it chance? More particles say, and whether a component for those that were missed is enough.
-            found = remedies.extend(search_key, log_density, found, explored.points)
-            explored = exploration.explore(explore_key, log_density, start, count=4 * exploration.EXPLORERS)
-            cost += explored.evaluations
-        elif "missed_mass" in doubts and not heavy and (found.neck is not None or "temper" in tried):
+        known = _mended(mend_keys, target, known, result.report, goal.precision, again=i > 0)
+        if known.found.prior is found.prior and known.explored is explored:
             break
-        if heavy:
-            found = remedies.widen(temper_key, log_density, found)
-            tried.add("widen")
-        if explored is asked and found.prior is before.prior and found.neck is not None and "straighten" not in tried:
-            found = remedies.straighten(search_key, log_density, found)
-            tried.add("straighten")
-        if explored is asked and found.prior is before.prior and "temper" not in tried:
-            # The effective sample size of a part of the target is not to be compared with.
-            ess = estimators.POOR if doubts & {"missed_tails", "missed_mass", "escaped"} else result.report.ess
-            found = remedies.temper(temper_key, log_density, start, found._replace(ess=ess))
-            tried.add("temper")
-        cost += found.evaluations - before.evaluations
-        if explored is asked and found.prior is before.prior:
-            break
-    return looked._replace(evaluations=cost)
+    return Looked(seen.found, seen.explored, result, cost + known.found.evaluations + known.explored.evaluations)
+
+
+class _Known(NamedTuple):
+    """What is known of a target, each with the evaluations of all before it, and the remedies that were tried."""
+
+    found: Found
+    explored: Explored
+    tried: frozenset[str]
+
+
+def _tempered(key: KeyArray, target: Target, known: _Known, ess: float) -> _Known:
+    """With a prior adapted to particles, if it has a larger effective sample size than that, and was not tried."""
+    if "temper" in known.tried:
+        return known
+    found = known.found._replace(ess=ess)
+    found = remedies.temper(key, target.log_density, choices.starting_point(target), found)
+    return known._replace(found=found, tried=known.tried | {"temper"})
+
+
+def _mended(
+    keys: Sequence[KeyArray], target: Target, known: _Known, report: evaluation.Report, precision: float, *, again: bool
+) -> _Known:
+    """What is known after a remedy for what speaks against a result; the same where there is none."""
+    search_key, explore_key, temper_key = keys
+    log_density, start = target.log_density, choices.starting_point(target)
+    (found, explored, tried), doubts = known, _doubts(report)
+    heavy = "widen" not in tried and bool({"pareto_k", "missed_tails"} & doubts)
+
+    def widened(known: _Known) -> _Known:
+        if not heavy:
+            return known
+        found = remedies.widen(temper_key, log_density, known.found)
+        return known._replace(found=found, tried=known.tried | {"widen"})
+
+    if "missed_modes" in doubts:
+        if again:  # modes come to light one after another: particles show them together
+            known = _tempered(temper_key, target, known, estimators.POOR)
+            if known.found.prior is not found.prior:
+                return known
+        anew = search.search(search_key, log_density, start, known=explored.modes, precision=precision)
+        anew = anew._replace(evaluations=anew.evaluations + known.found.evaluations)
+        return widened(_Known(anew, _explored(explore_key, target, explored), frozenset()))
+    if "missed_mass" in doubts and len(explored.points) <= exploration.EXPLORERS:
+        # Is it chance? More particles say, and whether a component for those that were missed is enough.
+        found = remedies.extend(search_key, log_density, found, explored.points)
+        more = _explored(explore_key, target, explored, count=4 * exploration.EXPLORERS)
+        return widened(_Known(found, more, tried))
+    if "missed_mass" in doubts and not heavy and (found.neck is not None or "temper" in tried):
+        return known
+    known = widened(known)
+    if known.found.prior is found.prior and found.neck is not None and "straighten" not in tried:
+        straight = remedies.straighten(search_key, log_density, known.found)
+        known = known._replace(found=straight, tried=known.tried | {"straighten"})
+    if known.found.prior is found.prior:
+        # The effective sample size of a part of the target is not to be compared with.
+        part = bool(doubts & {"missed_tails", "missed_mass", "escaped"})
+        known = _tempered(temper_key, target, known, estimators.POOR if part else report.ess)
+    return known
+
+
+def _explored(key: KeyArray, target: Target, before: Explored, **options: int) -> Explored:
+    """Explored once more, with the evaluations of before."""
+    explored = exploration.explore(key, target.log_density, choices.starting_point(target), **options)
+    return explored._replace(evaluations=explored.evaluations + before.evaluations)
 
 
 @typed
