@@ -172,13 +172,8 @@ def _try(log_density: LogDensity, start: Normal) -> None:
 
     values, gradients = map(np.asarray, jax.jit(jax.vmap(jax.value_and_grad(log_density)))(x))
     for name, bad in (("NaN", np.isnan(values)), ("+infinity", np.isposinf(values))):
-        where = x[np.argmax(bad)]
-        require(
-            not bad.any(),
-            "log_density",
-            f"{name} at {bad.sum()} of {POINTS} points, one of them x = {where}",
-            "below infinity",
-        )
+        where = f"one of them x = {x[np.argmax(bad)]}; where the density is 0, return -infinity"
+        require(not bad.any(), "log_density", f"{name} at {bad.sum()} of {POINTS} points, {where}", "below infinity")
     inside = np.isfinite(values)
     where = f"-infinity at all of {POINTS + MORE} points drawn from where it is looked for"
     require(
