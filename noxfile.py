@@ -183,7 +183,7 @@ def install(session: nox.Session, group: str, *packages: str) -> None:
 def pytest(session: nox.Session, marked: str, **env: str) -> None:
     # `--pyargs dds` takes the examples from the installed package, not the checkout: what the wheel lacks is missed.
     # Two processes, each with tests that stand side by side: these share programs.
-    # Examples of one function, and commands that are run more than once, and killed, find the programs of the first.
+    # Examples with the same target, and commands that run again after they were killed, find the programs of the first.
     compiled = {
         "JAX_COMPILATION_CACHE_DIR": str(Path(session.create_tmp()).resolve() / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",

@@ -216,6 +216,52 @@ def test_particles_that_are_of_no_help_are_counted(monkeypatch):
     assert 10**9 < looked.evaluations < 2 * 10**9
 
 
+@pytest.mark.parametrize(
+    ("doubt", "expected"),
+    [
+        ({"log_z_standard_error": 0.5}, ["temper"]),
+        ({"escaped": 0.5}, ["temper"]),
+        ({"missed_tails": 0.5}, ["widen", "temper"]),
+        ({"missed_mass": 0.5}, ["extend", "explore", "temper"]),
+        ({"missed_modes": 0.5}, ["search", "explore", "temper", "search", "explore"]),
+    ],
+)
+def test_each_doubt_has_its_remedies_and_where_none_helps_the_look_ends(monkeypatch, result, doubt, expected):
+    place, called = normal.standard(2), []
+    found = search.Found(place, mixtures.of_normal(place), None, 0.5, True, modes.none(2), False, "", 1)
+    points = jnp.zeros((exploration.EXPLORERS, 2))
+
+    def explore(key, log_density, start, *, count=exploration.EXPLORERS):
+        called.append("explore")
+        return exploration.Explored(jnp.broadcast_to(points[:1], (count, 2)), True, modes.none(2), 100)
+
+    def searched(*arguments, **options):
+        called.append("search")
+        return found
+
+    def of_no_help(name):
+        def remedy(*arguments):
+            called.append(name)
+            before = next(each for each in arguments if isinstance(each, search.Found))
+            return before._replace(evaluations=before.evaluations + 10_000)
+
+        return remedy
+
+    for name in ("temper", "extend", "widen", "straighten"):
+        monkeypatch.setattr(remedies, name, of_no_help(name))
+    monkeypatch.setattr(exploration, "explore", explore)
+    monkeypatch.setattr(search, "search", searched)
+    doubtful = with_report(result, **doubt)._replace(evaluations=10**6)
+    monkeypatch.setattr(sampling, "evaluate", lambda *arguments, **options: doubtful)
+    looked = sampling.look(KEY, result.target)
+    assert called[:2] == ["explore", "search"]
+    assert called[2:] == expected
+    # All that was called is counted, and nothing twice.
+    costs = {"search": 1, "explore": 100}
+    looks = round(looked.evaluations / 10**6)
+    assert looked.evaluations == looks * 10**6 + sum(costs.get(name, 10_000) for name in called)
+
+
 def test_a_sampler_that_finds_less_than_another_is_doubted(result):
     low = with_report(result, log_z=result.report.log_z - 0.1, log_z_standard_error=0.001)
     known = sampling.beside([result, low])
